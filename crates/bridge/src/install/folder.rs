@@ -1,13 +1,13 @@
-//! `{MCPO_TOOLS_DIR}/installed`: environments and pins on disk, which several bridges may share.
+//! `{MCPO_TOOLS_DIR}/installed`: environments and pins on disk. Several bridges may share the folder.
 //!
 //! ```text
-//! environments/{digest of its pin}/      made aside and renamed: whole or not there
-//!     environment.json                   what it is
-//! pins/{digest of a command}.json        what was chosen for a command that is in no lock file
-//! staging/{uuid}/                        what is being made
+//! environments/{digest of its pin}/      staged and then renamed: complete or absent
+//!     environment.json                   its record
+//! pins/{digest of a command}.json        versions chosen for a command that is in no lock file
+//! staging/{uuid}/                        environments and pins that are being created
 //! ```
-//! Equal pins make equal environments, so the second of two bridges discards its own. Nothing in an
-//! environment is changed once it is in place; its time of use is that of `used`.
+//! Equal pins make equal environments, so the second of two bridges discards its own. The content of an
+//! environment does not change after the rename; the modification time of `used` is its last use.
 
 use std::{
     ffi::OsString,
@@ -33,13 +33,13 @@ use super::{
 };
 use crate::child::Children;
 
-/// Environments and pins that no bridge used for so long are removed.
+/// Age at which unused environments and pins are removed.
 const UNUSED: Duration = Duration::from_secs(30 * 86_400);
 
-/// What is being made for longer than this was given up.
+/// Age at which a staging folder counts as abandoned.
 const GIVEN_UP: Duration = Duration::from_secs(86_400);
 
-/// The clock of the filesystem.
+/// The current time of the filesystem.
 const NOW: Timestamps = Timestamps {
     last_access: Timespec {
         tv_sec: 0,
@@ -51,25 +51,25 @@ const NOW: Timestamps = Timestamps {
     },
 };
 
-/// A record names each package and its hashes.
+/// Maximum size of a record or pin: it names each package and its hashes.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
 const RECORD: &str = "environment.json";
 
 const USED: &str = "used";
 
-/// The folder.
+/// The folder of environments and pins.
 #[derive(Debug, Clone)]
 pub struct Folder {
     root: PathBuf,
-    /// Looked at where something is not here.
+    /// Fallback for pins and environments that are missing here.
     ahead: Option<Preinstalled>,
 }
 
-/// What an environment says of itself.
+/// The content of `environment.json`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// What is in it.
+    /// The installed versions.
     pub pin: Pin,
     /// Console scripts: name → `module:function`.
     #[serde(default)]
@@ -77,18 +77,18 @@ pub struct Record {
 }
 
 impl Folder {
-    /// Below this tools folder, which need not be there yet, and with what was installed ahead.
+    /// A folder below `tools_dir`, which may not exist yet; `ahead` is the preinstalled folder.
     pub fn new(tools_dir: &Path, ahead: Option<Preinstalled>) -> Self {
         let root = tools_dir.join(INSTALLED);
         Self { root, ahead }
     }
 
-    /// What was installed ahead for such a command line.
+    /// The pin of the preinstalled lock file for this command line.
     pub fn pinned_ahead(&self, wanted: &str) -> Option<Pin> {
         self.ahead.as_ref()?.pin(wanted)
     }
 
-    /// Whether what is there may be run: only this user and root can have written it.
+    /// Fails if users other than this one and root can write the folders: their content must not be run.
     pub fn is_ours(&self) -> Result<(), String> {
         is_ours(&self.root, "MCPO_TOOLS_DIR")?;
         match &self.ahead {
@@ -97,14 +97,14 @@ impl Folder {
         }
     }
 
-    /// The environment of this pin, if it is there and whole.
+    /// The environment of this pin, if it exists and is complete.
     pub fn environment(&self, pin: &Pin) -> Option<(PathBuf, Record)> {
         let ahead = self.ahead.as_ref().map(|ahead| &ahead.root);
         let mut roots = std::iter::once(&self.root).chain(ahead);
         roots.find_map(|root| environment(root, pin))
     }
 
-    /// A folder to make an environment in. Goes when dropped.
+    /// Creates a folder in which an environment can be built. Removed on drop.
     pub fn stage(&self) -> io::Result<Stage> {
         let parent = self.root.join("staging");
         let mut builder = DirBuilder::new();
@@ -117,7 +117,7 @@ impl Folder {
         Ok(Stage { path })
     }
 
-    /// Puts a finished environment in its place.
+    /// Moves a finished environment to its final path.
     pub fn keep(&self, stage: &Stage, record: &Record) -> io::Result<PathBuf> {
         let text = serde_json::to_vec_pretty(record)?;
         fs::write(stage.path.join(RECORD), text)?;
@@ -127,9 +127,9 @@ impl Folder {
             match fs::rename(&stage.path, &place) {
                 Ok(()) => return Ok(place),
                 Err(_) if environment(&self.root, &record.pin).is_some() => return Ok(place),
-                // One that cannot be read may be whole, and in use.
+                // An unreadable environment may be complete and in use.
                 Err(error) if is_unreadable(&place) => return Err(error),
-                // One that is broken: out of the way with it.
+                // Remove a broken environment and try again.
                 Err(_) => self.take_away(&place)?,
             }
         }
@@ -137,7 +137,7 @@ impl Folder {
         Err(io::Error::other(why))
     }
 
-    /// Removes an environment. Renamed first: half of one must not be found.
+    /// Removes an environment. It is renamed first, so that no bridge finds a partial one.
     fn take_away(&self, environment: &Path) -> io::Result<()> {
         let aside = self.root.join("staging").join(Uuid::new_v4().to_string());
         fs::rename(environment, &aside)?;
@@ -145,9 +145,8 @@ impl Folder {
         Ok(())
     }
 
-    /// What was chosen for this command before.
-    /// What cannot be read is an error: something else may be chosen, and that would be written
-    /// over it.
+    /// The versions that were chosen for this command before. A file that cannot be read is an error:
+    /// otherwise other versions could be chosen and overwrite it.
     pub fn pin(&self, command: &str) -> io::Result<Option<Pin>> {
         match read_within(&self.pin_file(command), LARGEST) {
             Ok(text) => Ok(serde_json::from_slice(&text).ok()),
@@ -156,7 +155,7 @@ impl Folder {
         }
     }
 
-    /// Remembers what was chosen.
+    /// Saves the chosen versions.
     pub fn set_pin(&self, command: &str, pin: &Pin) -> io::Result<()> {
         let stage = self.stage()?;
         let staged = stage.path.join("pin.json");
@@ -168,12 +167,12 @@ impl Folder {
         self.root.join("pins").join(format!("{command}.json"))
     }
 
-    /// Notes that these are in use. A folder that cannot be written is never cleaned either.
+    /// Sets their last use to now. Errors are ignored: a folder that cannot be written is not swept either.
     pub fn touch<'a>(&self, environments: impl Iterator<Item = &'a Path>, pins: &[String]) {
         let stamps = environments.map(|path| path.join(USED));
         let pins = pins.iter().map(|command| self.pin_file(command));
         for path in stamps.chain(pins) {
-            // By the filesystem's clock: bridges of several hosts may share the folder.
+            // The filesystem's clock: bridges on several hosts may share the folder.
             let _ = File::options()
                 .append(true)
                 .open(path)
@@ -181,15 +180,15 @@ impl Folder {
         }
     }
 
-    /// Removes what was unused for long, and what was begun and abandoned. All times are those of
-    /// the filesystem: no host's clock is compared with another's.
+    /// Removes environments and pins that were unused for long, and abandoned staging folders. All times are
+    /// those of the filesystem, so the clocks of different hosts are not compared.
     pub fn sweep(&self) -> usize {
         self.now().map_or(0, |now| self.sweep_at(now))
     }
 
-    /// The time as the filesystem tells it; none where nothing can be made there.
+    /// The current time of the filesystem; `None` if nothing can be created in the folder.
     fn now(&self) -> Option<SystemTime> {
-        // What is not there yet need not be made for this.
+        // A missing folder is not created for this.
         let stage = self.root.is_dir().then(|| self.stage().ok())??;
         let made = fs::symlink_metadata(&stage.path);
         made.and_then(|made| made.modified()).ok()
@@ -228,7 +227,7 @@ fn is_ours(root: &Path, setting: &str) -> Result<(), String> {
     };
     let own = rustix::process::geteuid().as_raw();
     let trusted = found.is_dir() && (found.uid() == own || found.uid() == 0);
-    // A group may be all that users of a shared volume have in common.
+    // On a shared volume, a group may be all that its users have in common.
     if trusted && found.mode() & 0o002 == 0 {
         return Ok(());
     }
@@ -243,7 +242,7 @@ fn environment(root: &Path, pin: &Pin) -> Option<(PathBuf, Record)> {
     let path = environment_path(root, pin);
     let text = read_within(&path.join(RECORD), LARGEST).ok()?;
     let record: Record = serde_json::from_slice(&text).ok()?;
-    // Its interpreter may have gone with an update of the system.
+    // An update of the system may have removed the interpreter.
     let python = path.join("venv");
     let whole = !python.exists() || python.join("bin/python").exists();
     whole.then_some((path, record))
@@ -258,7 +257,7 @@ fn environment_path(root: &Path, pin: &Pin) -> PathBuf {
     root.join("environments").join(pin.digest())
 }
 
-/// A folder in which something is made; what is left of it goes when this is dropped.
+/// A staging folder. Removed on drop, with its content.
 #[derive(Debug)]
 pub struct Stage {
     path: PathBuf,
@@ -277,15 +276,15 @@ impl Drop for Stage {
     }
 }
 
-// Running the package managers: their environment, and what they say when they fail.
+// Running the package managers: their environment and their error output.
 
-/// Bounds one step: large packages over a slow line, or a build.
+/// Timeout of one step: large packages over a slow network, or a build.
 const STEP: Duration = Duration::from_secs(1800);
 
-/// The end of what a package manager says, in lines.
+/// Lines of a package manager's error output that are reported.
 const LAST_LINES: usize = 6;
 
-/// Why something could not be installed: for people, without passwords.
+/// Why an installation failed: a message for people, without passwords.
 pub type Failed = String;
 
 /// Runs package managers for one server.
@@ -293,13 +292,13 @@ pub struct Work<'a> {
     children: &'a Children,
     env: Vec<(OsString, OsString)>,
     cwd: PathBuf,
-    /// Where the environment is made.
+    /// The folder in which the environment is created.
     pub stage: &'a Path,
 }
 
 impl<'a> Work<'a> {
-    /// `own` are the server's variables, of which only the package managers' own settings are
-    /// taken. Their temporary files are in a folder below `stage`.
+    /// `own` are the server's variables; only the settings of the package managers are taken from them.
+    /// Temporary files are in a folder below `stage`.
     pub fn new(
         children: &'a Children,
         tools_dir: &Path,
@@ -317,12 +316,12 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// A program with its output, or what it said last.
+    /// Runs a program and returns its stdout; the error has the end of its stderr.
     pub async fn run(&self, program: &str, args: Vec<String>) -> Result<String, Failed> {
         self.run_in(program, args, &self.cwd).await
     }
 
-    /// The same in another folder.
+    /// The same as [`Work::run`], in another working directory.
     pub async fn run_in(
         &self,
         program: &str,
@@ -349,12 +348,12 @@ impl<'a> Work<'a> {
         Err(format!("`{what}` failed ({}){said}", done.status))
     }
 
-    /// Removes its temporary files.
+    /// Removes the temporary files.
     pub fn leave(&self) -> std::io::Result<()> {
         std::fs::remove_dir_all(&self.cwd)
     }
 
-    /// Whether the variables of the package managers say something of their own.
+    /// Whether the package managers' environment sets this variable.
     pub fn says(&self, name: &str) -> bool {
         self.env.iter().any(|(known, _)| known == name)
     }
@@ -370,7 +369,7 @@ fn last_words(said: &str) -> String {
     format!(": {}", without_passwords(&last.join("\n")))
 }
 
-/// `https://user:password@host` → `https://…@host`.
+/// Replaces credentials in URLs: `https://user:password@host` → `https://…@host`.
 fn without_passwords(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -391,22 +390,22 @@ fn without_passwords(text: &str) -> String {
     out + rest
 }
 
-// What `mcpo-bridge install` put somewhere ahead, such as into an image: read, never written. A
-// tools folder of its own, with the lock file in it.
+// The packages that `mcpo-bridge install` installed in advance, for example into an image. Read-only: a
+// separate tools folder that contains the lock file.
 
-/// The lock file's name there.
+/// Name of the lock file in the preinstalled folder.
 const LOCK: &str = "mcp-servers.lock.json";
 
-/// The folder, which does not change while we run.
+/// The preinstalled folder, which does not change while the bridge runs.
 #[derive(Debug, Clone)]
 pub struct Preinstalled {
-    /// Where its environments lie.
+    /// The folder of its environments.
     root: PathBuf,
     lock: LockFile,
 }
 
 impl Preinstalled {
-    /// Reads its lock file; without one, nothing is there. Blocks.
+    /// Reads the lock file; without one, the folder counts as empty. Blocks.
     pub fn open(dir: &Path) -> Self {
         let read = LockFile::read(&dir.join(LOCK));
         let lock = read.unwrap_or_else(|error| {
@@ -419,7 +418,7 @@ impl Preinstalled {
         }
     }
 
-    /// What was chosen for a command line, whatever its server is called.
+    /// The pin for a command line, for any server name.
     pub fn pin(&self, wanted: &str) -> Option<Pin> {
         let platform = platform();
         let mut pins = self.lock.servers.values();
@@ -475,7 +474,7 @@ mod tests {
         assert!(folder.environment(&record("1").pin).is_none());
         made(&folder, "1");
         assert!(folder.environment(&record("1").pin).is_some());
-        // Its interpreter went with an update.
+        // An update of the system removed its interpreter.
         fs::create_dir_all(place.join("venv/bin")).unwrap();
         std::os::unix::fs::symlink("/nowhere", place.join("venv/bin/python")).unwrap();
         assert!(folder.environment(&record("1").pin).is_none());

@@ -1,4 +1,4 @@
-//! Keeps [`Launches`] up to date: finds what is installed, and installs what is missing.
+//! Keeps [`Launches`] up to date: finds installed environments, and installs missing ones.
 
 use std::{
     collections::HashMap,
@@ -32,23 +32,23 @@ use crate::{
     launches::{Launches, Launching},
 };
 
-/// Installations side by side: they wait for the network, and then compile.
+/// Maximum number of concurrent installations: they wait for the network, and then compile.
 const AT_ONCE: usize = 2;
 
 /// The settings of an installer.
 #[derive(Debug, Clone)]
 pub struct InstallerSettings {
-    /// Environments lie below it; absolute.
+    /// Folder of the environments; absolute.
     pub tools_dir: PathBuf,
-    /// What was installed ahead and is only read; absolute.
+    /// Folder that was installed in advance and is only read; absolute.
     pub preinstalled_dir: Option<PathBuf>,
-    /// What is locked.
+    /// The lock file.
     pub lock_file: PathBuf,
-    /// Install what is not there, beside the calls. Without it only what is locked.
+    /// Install missing environments in the background. If false, only locked ones are installed.
     pub in_background: bool,
 }
 
-/// Where an installation is.
+/// The step of an installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Versions are being chosen.
@@ -57,7 +57,7 @@ pub enum Step {
     Installing,
 }
 
-/// The lock file, or what is wrong with it.
+/// The lock file, or its error.
 type Lock = Result<Option<LockFile>, String>;
 
 type Changed = Box<dyn Fn(&ServerName) + Send + Sync>;
@@ -76,11 +76,11 @@ pub struct Installer {
     pub(super) stop: CancellationToken,
 }
 
-/// An installation beside the calls.
+/// A background installation.
 pub struct Running {
-    /// For what.
+    /// The version of the server, its packages and its pin.
     pub of: String,
-    /// Dropping it ends the installation.
+    /// Dropping it cancels the installation.
     pub _task: AbortOnDropHandle<Option<()>>,
 }
 
@@ -104,7 +104,7 @@ impl Installer {
         }
     }
 
-    /// Sets the function that is called when a server is started from another environment than before.
+    /// Sets the function that is called when a server is started from a different environment than before.
     pub fn on_change(&self, changed: impl Fn(&ServerName) + Send + Sync + 'static) {
         let _ = self.changed.set(Box::new(changed));
     }
@@ -114,13 +114,13 @@ impl Installer {
         self.children.launches()
     }
 
-    /// What an operator should look at: entries of the lock file that do not count.
+    /// Warnings for the administrator: entries of the lock file that are ignored.
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.lock().clone()
     }
 
-    /// Takes the servers over. When it returns, those that were installed before are started from
-    /// their environments; the others are installed beside the calls.
+    /// Applies these servers. When it returns, servers that were installed before start from their
+    /// environments; the others are installed in the background.
     pub async fn follow(self: &Arc<Self>, specs: Vec<Arc<ServerSpec>>) {
         self.launches().follow(&specs);
         let this = self.clone();
@@ -146,7 +146,7 @@ impl Installer {
         *self.warnings.lock() = warnings;
     }
 
-    /// What can be installed for this server; the error says why it runs as written, `None` if
+    /// The installation that this server needs; the error is the reason why it runs as written, `None` if
     /// there is nothing to install. Blocks on files.
     pub fn asked(
         &self,
@@ -201,8 +201,8 @@ impl Installer {
         })
     }
 
-    /// Installs it, unless it is there already. With `anew`, versions are chosen again. What was
-    /// chosen is remembered by [`Installer::remember`] only.
+    /// Installs the environment, unless it exists. With `anew`, versions are chosen again. Chosen versions
+    /// are saved only by [`Installer::remember`].
     pub async fn install(
         &self,
         asked: &InstallRequest,
@@ -216,7 +216,7 @@ impl Installer {
             None => self.make(asked, known, anew, step).await,
         };
         let (folder, record) = match made {
-            // What was chosen once may be gone, or the interpreter that it was chosen for.
+            // A version that was chosen before may have been withdrawn, or its interpreter removed.
             Err(_) if known.is_some() && !asked.locked => {
                 self.make(asked, None, true, step).await?
             }
@@ -226,14 +226,14 @@ impl Installer {
         Ok((record.pin, resolved))
     }
 
-    /// Remembers what was chosen for a command that is in no lock file. Blocks.
+    /// Saves the versions that were chosen for a command that is in no lock file. Blocks.
     pub fn remember(&self, asked: &InstallRequest, pin: &Pin) {
-        // Without it the same is chosen again, from the caches.
+        // On an error the same versions are chosen again, from the caches.
         let _ = self.folder.set_pin(&asked.chosen_for(), pin);
     }
 
-    /// Environments in use are noted as such, and those that were unused for long removed, unless
-    /// the clock is in doubt. Blocks.
+    /// Sets the last use of environments in use, and removes those that were unused for long, unless the
+    /// clock is unreliable. Blocks.
     pub fn keep_house(&self, clock_is_right: bool) {
         let installed = self.launches().installed();
         let folders = installed.iter().filter_map(|found| found.folder.as_deref());
@@ -248,7 +248,7 @@ impl Installer {
         }
     }
 
-    /// Stops installing; when it returns nothing of it is left running.
+    /// Stops installing; when it returns, no process of an installation is running.
     pub async fn close(&self) {
         self.stop.cancel();
         self.running.lock().clear();
@@ -297,7 +297,7 @@ impl Installer {
     }
 }
 
-/// How its program is started from this environment.
+/// How the program is started from this environment.
 fn resolve(asked: &InstallRequest, folder: &Path, record: &Record) -> Result<Resolved, Failed> {
     let rest = asked.wanted.rest;
     let mut resolved = match &asked.wanted.what {
@@ -309,31 +309,31 @@ fn resolve(asked: &InstallRequest, folder: &Path, record: &Record) -> Result<Res
     Ok(resolved)
 }
 
-/// Until what is locked is tried again; it doubles up to [`LONGEST_PAUSE`].
+/// Initial delay before a locked installation is retried; it doubles up to [`LONGEST_PAUSE`].
 const PAUSE_LOCKED: Duration = Duration::from_secs(10);
 
-/// Until the rest is: it runs as written meanwhile.
+/// Initial delay for all others: they run as written in the meantime.
 const PAUSE: Duration = Duration::from_secs(300);
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// An installation holds its permit among those side by side no longer than this.
+/// An installation holds its concurrency permit at most this long.
 const INSTALL_PERMIT_WAIT: Duration = Duration::from_secs(30);
 
-/// What a look at a server's command line and at the disk tells.
+/// The result of checking a server's command line and the disk.
 pub enum Look {
-    /// There is nothing to install, or not here; and why.
+    /// Runs as written: there is nothing to install, or it cannot be installed here, with the reason.
     AsWritten(Option<String>),
-    /// It is there.
+    /// The environment exists.
     Installed(Box<Resolved>),
-    /// It can be installed.
+    /// The environment can be installed.
     Missing(Box<InstallRequest>),
-    /// It is locked, and cannot be had.
+    /// The server is locked, but its environment is not available.
     Refused(String),
 }
 
 impl Installer {
-    /// Blocks on files.
+    /// Checks the server's command line and the disk. The second value is a warning. Blocks on files.
     pub(super) fn look(&self, spec: &ServerSpec, locks: &Lock) -> (Look, Option<String>) {
         let file = locks.as_ref().ok().and_then(Option::as_ref);
         let asked = match (self.asked(spec, file), locks) {
@@ -371,7 +371,7 @@ impl Installer {
         (look, warning)
     }
 
-    /// Says how the server is started from now on.
+    /// Sets how the server is started from now on.
     pub(super) fn settle(self: &Arc<Self>, spec: &Arc<ServerSpec>, look: Look) {
         let before = self.launches().state_of(spec);
         let state = match look {
@@ -422,7 +422,7 @@ impl Installer {
         }
     }
 
-    /// Installs beside the calls, unless that is under way already.
+    /// Installs in the background, unless the same installation is already running.
     fn behind(self: &Arc<Self>, spec: &Arc<ServerSpec>, asked: InstallRequest, before: &Launching) {
         let pin = asked.pin.as_ref().map(Pin::digest).unwrap_or_default();
         let of = format!("{:?} {} {pin}", spec.version(), asked.digest);
@@ -444,7 +444,7 @@ impl Installer {
         loop {
             let done = {
                 let permit = self.permits.clone().acquire_owned().await;
-                // A package index that does not answer must not hold up what comes from others.
+                // A package index that does not answer must not block installations from other indexes.
                 let _place = AbortOnDropHandle::new(tokio::spawn(async move {
                     tokio::time::sleep(INSTALL_PERMIT_WAIT).await;
                     drop(permit);
@@ -461,7 +461,7 @@ impl Installer {
                 }
                 Err(why) => why,
             };
-            // In the words of a package manager, from which passwords were taken out.
+            // The output of a package manager, without passwords.
             let error = why.lines().next().unwrap_or_default();
             if asked.locked {
                 tracing::error!(
@@ -488,7 +488,7 @@ impl Installer {
     }
 }
 
-/// An interpreter as it is written: nothing is installed for it.
+/// An interpreter runs as written: nothing is installed for it.
 fn as_it_is(command: &CommandSpec, target: &Target) -> Resolved {
     Resolved {
         program: command.program.clone(),
@@ -509,9 +509,9 @@ fn as_it_is(command: &CommandSpec, target: &Target) -> Resolved {
     }
 }
 
-// What can be installed for a server of the file, and which versions are known for it.
+// Which packages can be installed for a server of the server file, and which versions are known.
 
-/// Variables that say where packages come from, or which are chosen.
+/// Variables that select package sources or versions.
 const CHOOSING: [&str; 9] = [
     "UV_INDEX",
     "UV_DEFAULT_INDEX",
@@ -524,25 +524,25 @@ const CHOOSING: [&str; 9] = [
     "NPM_CONFIG_REGISTRY",
 ];
 
-/// What can be installed for a server.
+/// An installation that a server needs.
 #[derive(Debug, Clone)]
 pub struct InstallRequest {
     pub(super) wanted: Wanted,
     pub(super) command: CommandSpec,
-    /// Names the command line's packages, in a lock file.
+    /// Identifies the command line's packages in a lock file.
     pub digest: String,
-    /// The versions that are known for it: locked ones, or those chosen before.
+    /// The known versions: locked ones, or those chosen before.
     pub pin: Option<Pin>,
-    /// The lock file says so, or that of what was installed ahead.
+    /// The pin comes from the lock file or from that of the preinstalled folder.
     pub locked: bool,
-    /// Folders have no versions: they can be installed but not locked.
+    /// Whether it can be locked: folders have no versions.
     pub lockable: bool,
-    /// What is wrong with the lock file's entry.
+    /// A problem of the lock file's entry.
     pub warning: Option<String>,
 }
 
 impl InstallRequest {
-    /// The same as if nothing were locked.
+    /// The same request without the locked versions.
     #[must_use]
     pub fn unlocked(&self) -> Self {
         Self {
@@ -551,7 +551,7 @@ impl InstallRequest {
         }
     }
 
-    /// Names the command, for what was chosen for it where nothing is locked.
+    /// Identifies the command, for versions that were chosen without a lock file.
     pub(super) fn chosen_for(&self) -> String {
         chosen_for(&self.command, &self.digest)
     }
@@ -562,7 +562,7 @@ impl InstallRequest {
     }
 }
 
-/// Where packages come from counts too.
+/// The digest includes the package sources.
 fn chosen_for(command: &CommandSpec, digest: &str) -> String {
     let mut hash = FieldHasher::new("mcpo-bridge command v1");
     hash.text(digest);

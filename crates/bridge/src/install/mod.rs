@@ -1,13 +1,13 @@
-//! Launchers' work, done once: `uvx`, `npx` and the like choose versions, fetch packages and then
-//! start a program, at every start. Here their command lines are read, the packages installed into
-//! environments below `MCPO_TOOLS_DIR`, and the programs started directly.
+//! Replaces launchers: `uvx`, `npx` and similar programs resolve versions, fetch packages and then start a
+//! program, at every start. The bridge parses their command lines, installs the packages once into
+//! environments below `MCPO_TOOLS_DIR`, and starts the programs directly.
 //!
 //! ```text
-//! command line ──launcher──▶ Wanted ──lock file, or chosen once──▶ Pin ──▶ environment ──▶ Resolved
-//!      └── not understood, or it cannot be installed: runs as written
+//! command line ──parse──▶ Wanted ──lock file, or chosen once──▶ Pin ──▶ environment ──▶ Resolved
+//!      └── not understood, or not installable: runs as written
 //! ```
-//! Who starts children asks [`Launches`](crate::launches::Launches), which answers at once; [`Installer`]
-//! keeps it true.
+//! Code that starts children asks [`Launches`](crate::launches::Launches), which does not wait; [`Installer`]
+//! keeps it up to date.
 
 mod folder;
 mod installer;
@@ -18,5 +18,5 @@ mod python;
 pub use installer::{InstallRequest, Installer, InstallerSettings, Step};
 pub use pin::{LockFile, Pin};
 
-/// Below a tools folder.
+/// The folder below a tools folder.
 const INSTALLED: &str = "installed";

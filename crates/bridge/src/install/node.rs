@@ -1,4 +1,4 @@
-//! npm packages: chosen once, then installed exactly so.
+//! npm packages: versions are chosen once, then exactly these are installed.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use super::{
     pin::{Packages, Pin, platform, wanted_node},
 };
 
-/// No questions, no reports; and no address of a registry in what is written down.
+/// No prompts and reports; no registry URL in the lock data.
 const QUIET: [&str; 4] = [
     "--no-audit",
     "--no-fund",
@@ -18,7 +18,7 @@ const QUIET: [&str; 4] = [
     "--omit-lockfile-registry-resolved",
 ];
 
-/// Chooses versions, which npm does by installing them.
+/// Chooses versions. npm does so by installing them.
 pub async fn choose(set: &NodeSet, work: &Work<'_>, anew: bool) -> Result<Pin, Failed> {
     write(&work.stage.join("package.json"), &json!({"private": true}))?;
     let mut args = vec!["install".to_owned()];
@@ -39,7 +39,7 @@ pub async fn choose(set: &NodeSet, work: &Work<'_>, anew: bool) -> Result<Pin, F
     })
 }
 
-/// Installs what was chosen, unless choosing has done so.
+/// Installs the versions of `pin`, unless choosing them has installed them already.
 pub async fn install(set: &NodeSet, pin: &Pin, work: &Work<'_>) -> Result<Record, Failed> {
     let Packages::Node { package_lock } = &pin.packages else {
         return Err("its entry in the lock file contains Python packages".to_owned());
@@ -60,7 +60,7 @@ pub async fn install(set: &NodeSet, pin: &Pin, work: &Work<'_>) -> Result<Record
     })
 }
 
-/// How its program is started; the error says why it cannot be.
+/// How the program is started; the error is the reason why it cannot be.
 pub fn resolve(
     set: &NodeSet,
     folder: &Path,
@@ -101,7 +101,7 @@ pub fn resolve(
     })
 }
 
-/// npx's own rule: the only program, or the one that is called as its package is.
+/// npx's rule: the only program, or the one that has the package's name.
 fn program(package: &Value) -> Result<String, Failed> {
     let name = package["name"].as_str().unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Exactly what is installed for a command: versions and hashes.
+//! The exact versions and hashes that are installed for a command.
 
 use std::{
     fs, io,
@@ -14,14 +14,14 @@ use serde_json::Value;
 
 use crate::config::{LARGEST_FILE, read_bounded};
 
-/// What was chosen once, and is installed the same way again. Holds no secrets.
+/// Versions that were chosen once, so that the same ones are installed again. Contains no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
-    /// Which command line it was chosen for: [`wanted_python`] or [`wanted_node`].
+    /// The command line that it was chosen for: [`wanted_python`] or [`wanted_node`].
     pub wanted: String,
-    /// Where: wheels differ by system and processor.
+    /// The platform: wheels differ by system and processor.
     pub platform: String,
-    /// What.
+    /// The packages.
     #[serde(flatten)]
     pub packages: Packages,
 }
@@ -45,7 +45,7 @@ pub enum Packages {
 }
 
 impl Pin {
-    /// Names what is installed. Equal digests make equal environments.
+    /// Identifies the installed content. Equal digests make equal environments.
     pub fn digest(&self) -> String {
         let mut hash = FieldHasher::new("mcpo-bridge environment v1");
         hash.text(&self.platform);
@@ -57,7 +57,7 @@ impl Pin {
                 hash.text("python");
                 hash.text(python);
                 hash.list(requirements);
-                // A folder has no hash: what is in it now is part of what was asked for.
+                // A folder has no hash: its current content is part of the digest of the request.
                 if requirements.iter().any(|line| !line.contains("--hash=")) {
                     hash.text(&self.wanted);
                 }
@@ -70,7 +70,7 @@ impl Pin {
         short_name(hash)
     }
 
-    /// `name version` of each package, in order of the names.
+    /// Name and version of each package, sorted by name.
     pub fn versions(&self) -> Vec<(String, String)> {
         let mut versions: Vec<(String, String)> = match &self.packages {
             Packages::Python { requirements, .. } => requirements
@@ -112,7 +112,7 @@ pub fn platform() -> String {
     format!("{}-{}-{libc}", std::env::consts::OS, std::env::consts::ARCH)
 }
 
-/// Which packages a command line asks for; where it names local files, their content too.
+/// Digest of the packages that a command line requests, including the content of local files.
 pub fn wanted_python(set: &PythonSet) -> String {
     let mut hash = FieldHasher::new("mcpo-bridge python v1");
     hash.text(set.python.as_deref().unwrap_or_default());
@@ -125,7 +125,7 @@ pub fn wanted_python(set: &PythonSet) -> String {
     short_name(hash)
 }
 
-/// Which packages a command line asks for.
+/// Digest of the packages that a command line requests.
 pub fn wanted_node(set: &NodeSet) -> String {
     let mut hash = FieldHasher::new("mcpo-bridge node v1");
     hash.list(&set.packages);
@@ -133,8 +133,8 @@ pub fn wanted_node(set: &NodeSet) -> String {
     short_name(hash)
 }
 
-/// Changes when a local package or script does: a file by its content, a folder by the times that
-/// uv goes by.
+/// Changes when a local package or script changes: for a file its content, for a folder the modification
+/// times that uv uses.
 pub fn stamp(source: &Path) -> String {
     if let Ok(content) = fs::read(source) {
         let mut hash = FieldHasher::new("file");
@@ -149,22 +149,22 @@ pub fn stamp(source: &Path) -> String {
     short_name(hash)
 }
 
-/// Lower-case hex, 40 letters: enough to name a folder.
+/// Lower-case hex, 40 characters: enough to name a folder.
 pub fn short_name(hash: FieldHasher) -> String {
     hex(&hash.finish()[..20])
 }
 
-// The lock file: what is installed for each server, to be kept beside the server file.
+// The lock file: the versions of each server. It is stored next to the server file.
 
-/// The layout that this version writes and reads.
+/// The format version that this release writes and reads.
 const VERSION: u32 = 1;
 
 const NOTE: &str = "Written by `mcpo-bridge install`. The bridge installs exactly these versions.";
 
-/// What is read from the lock file.
+/// The content of the lock file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockFile {
-    /// By the names in the server file.
+    /// Pins by the server names of the server file.
     pub servers: IndexMap<String, Pin>,
 }
 
@@ -176,32 +176,32 @@ struct Written {
     servers: IndexMap<String, Pin>,
 }
 
-/// Why there is no lock file though one is there.
+/// Why the lock file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LockFileError {
     /// It cannot be read or written.
     #[error("the lock file {path}: {source}")]
     Io {
-        /// As named.
+        /// The path as configured.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// It holds something else.
+    /// Its content is invalid.
     #[error(
         "the lock file {path} is invalid ({why}): write it again with `mcpo-bridge install`, or \
          remove it"
     )]
     Broken {
-        /// As named.
+        /// The path as configured.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         why: String,
     },
 }
 
 impl LockFile {
-    /// Reads it; `None` where there is none.
+    /// Reads the file; `None` if there is none.
     pub fn read(path: &Path) -> Result<Option<Self>, LockFileError> {
         let text = match read_bounded(path, LARGEST_FILE) {
             Ok(text) => text,
@@ -227,7 +227,7 @@ impl LockFile {
         }))
     }
 
-    /// Writes it whole.
+    /// Writes the file atomically.
     pub fn write(&self, path: &Path) -> Result<(), LockFileError> {
         let failed = |source| LockFileError::Io {
             path: path.to_owned(),
@@ -248,8 +248,8 @@ impl LockFile {
             })
     }
 
-    /// What is locked for this server, if it was locked for this command and this machine; else
-    /// what is wrong about it.
+    /// The pin of this server, if it was locked for this command and this platform; the error is the reason
+    /// why the entry is ignored.
     pub fn entry(&self, server: &ServerName, wanted: &str) -> Option<Result<Pin, String>> {
         let pin = self.servers.get(server.as_str())?;
         if pin.wanted != wanted {

@@ -1,4 +1,5 @@
-//! Python packages, by uv: chosen once with their hashes, then installed exactly so, and compiled.
+//! Python packages, with uv: versions and hashes are chosen once, then exactly these are installed and
+//! compiled.
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +14,11 @@ use super::{
     pin::{Packages, Pin, platform, wanted_python},
 };
 
-/// uv's settings for the whole machine. It reads those of tools from here and from the user's
-/// folder; others, in whatever folder we are, are a project's.
+/// uv's settings for the whole machine. uv reads settings for tools from this file and from the user's
+/// folder; a file in the working directory belongs to a project.
 const SYSTEM_CONFIG: &str = "/etc/uv/uv.toml";
 
-/// Chooses versions. `anew` asks the index again instead of believing the cache.
+/// Chooses versions. `anew` asks the index again instead of using the cache.
 pub async fn choose(set: &PythonSet, work: &Work<'_>, anew: bool) -> Result<Pin, Failed> {
     let venv = make_venv(set, None, work).await?;
     let asked = work.stage.join("requirements.in");
@@ -44,7 +45,7 @@ pub async fn choose(set: &PythonSet, work: &Work<'_>, anew: bool) -> Result<Pin,
     })
 }
 
-/// Installs what was chosen.
+/// Installs the versions of `pin`.
 pub async fn install(set: &PythonSet, pin: &Pin, work: &Work<'_>) -> Result<Record, Failed> {
     let Packages::Python {
         python,
@@ -57,7 +58,7 @@ pub async fn install(set: &PythonSet, pin: &Pin, work: &Work<'_>) -> Result<Reco
     let list = work.stage.join("requirements.txt");
     write(&list, requirements)?;
     let mut args = words(["pip", "sync", "--quiet", "--allow-empty-requirements"]);
-    // Folders have no hash. Whatever has one is held to it in any case.
+    // Local folders have no hash. uv verifies every hash that is given, also without the flag.
     if requirements.iter().all(|line| line.contains("--hash=")) {
         args.push("--require-hashes".to_owned());
     }
@@ -73,7 +74,7 @@ pub async fn install(set: &PythonSet, pin: &Pin, work: &Work<'_>) -> Result<Reco
     })
 }
 
-/// How the environment's program is started; the error says why it cannot be.
+/// How the environment's program is started; the error is the reason why it cannot be.
 pub fn resolve(
     set: &PythonSet,
     folder: &Path,
@@ -126,7 +127,7 @@ pub fn resolve(
             interpreter: python,
             target,
         },
-        // Two programs of one environment are two servers; and a folder has no version.
+        // Two programs of one environment are different servers. A folder has no version.
         identity: Some(format!(
             "{} {run} {}",
             record.pin.digest(),
@@ -140,7 +141,7 @@ pub fn resolve(
     })
 }
 
-/// The package that was asked for first.
+/// Name and version of the first requested package.
 fn main(set: &PythonSet, pin: &Pin) -> Option<(String, String)> {
     let asked = set.requirements.first()?;
     let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -150,7 +151,7 @@ fn main(set: &PythonSet, pin: &Pin) -> Option<(String, String)> {
     versions.find(|(known, _)| normal(known) == name)
 }
 
-/// `My_Package` and `my-package` are the same.
+/// Normalizes a package name: `My_Package` and `my-package` are the same.
 fn normal(name: &str) -> String {
     name.to_ascii_lowercase().replace(['_', '.'], "-")
 }
@@ -164,10 +165,11 @@ async fn make_venv(
     if venv.exists() {
         return Ok(venv);
     }
-    // Relocatable: it is renamed once it is whole.
+    // Relocatable: the environment is renamed once it is complete.
     let mut args = words(["venv", "--quiet", "--relocatable", "--no-project"]);
     let asked = set.python.as_deref();
-    // `>=3.11` was chosen once, too; a name or a path says what it is.
+    // A version range such as `>=3.11` was resolved when the versions were chosen; a name or a path is used
+    // as is.
     let named = asked.filter(|asked| asked.contains(char::is_alphabetic));
     if let Some(python) = named.or(python.map(minor)).or(asked) {
         args.extend(words(["--python", python]));
@@ -178,7 +180,7 @@ async fn make_venv(
     Ok(venv)
 }
 
-/// A tool's settings are the machine's; those of a project around our folder are none of its.
+/// A tool uses the machine's settings, not those of a project in a parent folder.
 fn settings(work: &Work<'_>) -> Vec<String> {
     if work.says("UV_CONFIG_FILE") || work.says("UV_NO_CONFIG") {
         Vec::new()
@@ -202,7 +204,7 @@ fn write(path: &Path, lines: &[String]) -> Result<(), Failed> {
     written.map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// `3.11` of `3.11.2`.
+/// The minor version: `3.11` for `3.11.2`.
 fn minor(version: &str) -> &str {
     let second = version.match_indices('.').nth(1);
     second.map_or(version, |(at, _)| &version[..at])
@@ -217,7 +219,7 @@ fn version(venv: &Path) -> Result<String, Failed> {
     named.ok_or_else(|| "uv created an environment without a version".to_owned())
 }
 
-/// One line for each package: hashes stand on lines of their own there.
+/// One line per package: uv writes hashes on continuation lines.
 fn requirements(compiled: &str) -> Vec<String> {
     let joined = compiled.replace("\\\n", " ");
     let lines = joined.lines().map(|line| {
@@ -229,7 +231,7 @@ fn requirements(compiled: &str) -> Vec<String> {
         .collect()
 }
 
-/// `name → module:function` of everything installed.
+/// `name → module:function` of all installed packages.
 fn console_scripts(venv: &Path) -> BTreeMap<String, String> {
     let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
     let sites = entries(venv.join("lib")).map(|python| python.path().join("site-packages"));
@@ -270,7 +272,7 @@ fn function(entry: &str) -> Option<Target> {
     })
 }
 
-/// Whether Python runs it: by its first line, or by that of a relocatable script.
+/// Whether Python runs the script: by its first line, or by that of a relocatable script.
 fn is_python(script: &Path) -> bool {
     let content = fs::read(script).unwrap_or_default();
     let head = String::from_utf8_lossy(&content[..content.len().min(512)]).into_owned();
