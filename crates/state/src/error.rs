@@ -1,4 +1,4 @@
-//! What can go wrong in the jobs folder.
+//! Errors of the jobs folder.
 
 use std::{
     fmt, io,
@@ -8,7 +8,7 @@ use std::{
 use bridge_model::{JobId, LinkToken};
 use rustix::io::Errno;
 
-/// A failure of the jobs folder: what, where, and what to do.
+/// An error of the jobs folder: the action, the path and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// `MCPO_JOBS_DIR` cannot be used at all.
@@ -16,23 +16,23 @@ pub enum StoreError {
     Unusable {
         /// The folder as configured.
         path: PathBuf,
-        /// What is wrong with it, and the fix.
+        /// The problem and its remedy.
         problem: String,
     },
-    /// The workspace folder was removed (retention, `gc --user`) or is no folder of ours.
+    /// The workspace folder was removed (retention, `gc --user`) or is not the bridge's.
     #[error("the workspace folder no longer exists; the next call creates a new one")]
     JobGone,
-    /// Another instance holds the workspace: nothing is written there in our name.
+    /// Another instance holds the workspace: this one must not write there.
     #[error("another replica took over the workspace; this one no longer writes to it")]
     Fenced,
-    /// The filesystem refused.
+    /// The filesystem returned an error.
     #[error("cannot {action} {}: {source}", Redacted(path))]
     Io {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On what.
+        /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -43,12 +43,12 @@ impl StoreError {
         matches!(self, Self::Io { source, .. } if is_disk_full(source))
     }
 
-    /// A name on the way was not there.
+    /// Whether a component of the path does not exist.
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Self::Io { source, .. } if is_absent(source))
     }
 
-    /// Whether this process, or the system, may open no more files.
+    /// Whether this process, or the system, has no file descriptors left.
     pub fn is_lack_of_descriptors(&self) -> bool {
         let number = match self {
             Self::Io { source, .. } => Errno::from_io_error(source),
@@ -58,7 +58,7 @@ impl StoreError {
     }
 }
 
-/// A path for logs, whose readers must neither learn a folder's name nor open a link.
+/// A path for logs: readers of logs must neither see a folder's name nor be able to open a link.
 struct Redacted<'a>(&'a Path);
 
 impl fmt::Display for Redacted<'_> {
@@ -88,7 +88,7 @@ pub fn is_disk_full(error: &io::Error) -> bool {
     )
 }
 
-/// Nothing of that name: never there, or its folder went meanwhile.
+/// Whether the name does not exist, or its folder was removed.
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),

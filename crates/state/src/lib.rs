@@ -1,18 +1,18 @@
-//! What outlives a process: chats with their leases and journals, links, and what servers offered.
+//! Persistent state: chats with their leases and journals, links, and the catalogues of servers.
 //!
-//! This crate must not know MCP methods, HTTP, child processes or settings: it is handed keys, folders,
+//! This crate must not depend on MCP methods, HTTP, child processes or settings: callers pass keys, folders,
 //! times and limits.
 //!
-//! A *chat* is the folder of one chat, one session or one call of a user, with its records. The first
-//! two are found again by their key.
+//! A *chat* is the folder of one chat, one session or one call of a user, with its records. The first two can
+//! be looked up by their key.
 //!
 //! # The interface
 //!
-//! [`ChatStore`] holds records, [`BlobStore`] bytes. Both are used by several bridges at once. Each
-//! method is one atomic step that takes and returns owned values: what a step needs to know is in its
-//! arguments, and nothing stays locked after it. Today's storage is a folder, which writes the parts of
-//! a commit one after the other; a database can serve each step by one statement or transaction. All of
-//! them block, on the disk or the network: async callers use `spawn_blocking`.
+//! [`ChatStore`] holds records, [`BlobStore`] bytes. Several bridges use both concurrently. Each method is
+//! one atomic step that takes and returns owned values: its arguments contain all the information that it
+//! needs, and no lock is held after it returns. The current storage is a folder, which writes the parts of a
+//! commit one after the other; a database could implement each step by one statement or transaction. All
+//! methods block on the disk or the network: async callers use `spawn_blocking`.
 //!
 //! | step | of [`ChatStore`] |
 //! |---|---|
@@ -33,20 +33,20 @@
 //!
 //! # The folder behind it
 //!
-//! Several bridges may share the folder (NFS too), so a file is never assumed to be changed by this
-//! process alone: names appear by link or rename, changes happen under file locks, and a lease says
-//! which instance works where. File locks may not reach other hosts, so bindings and leases are won by
+//! Several bridges may share the folder (also over NFS), so no code assumes that only this process changes a
+//! file: names are created by link or rename, changes are made under file locks, and a lease determines which
+//! instance may use a chat. File locks may not reach other hosts, so bindings and leases are decided by
 //! exclusive names.
 //!
 //! ```text
-//! {job-id}/work/ home/ tmp/    the children's
-//! {job-id}/metadata.json …     ours: journal.jsonl, server.log, lease, lease.N, lock
-//! .bridge/bindings/{ab}/{key}  which folder a chat's key has
+//! {job-id}/work/ home/ tmp/    for children
+//! {job-id}/metadata.json …     the store's: journal.jsonl, server.log, lease, lease.N, lock
+//! .bridge/bindings/{ab}/{key}  the folder of a chat's key
 //! .bridge/artifacts/{ab}/{token}/{meta.json,data}
-//! .bridge/catalog/{digest}.json  what a server offered when it was last asked
+//! .bridge/catalog/{digest}.json  a server's last known catalogue
 //! .bridge/instances/{id}.{json,lock}
 //! .bridge/tmp/{instance}/      staging, removed with its instance
-//! .bridge/peer-key             what the bridges on this folder prove themselves with
+//! .bridge/peer-key             the secret with which the bridges on this folder authenticate each other
 //! ```
 //!
 //! # Example

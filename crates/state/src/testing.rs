@@ -1,4 +1,4 @@
-//! A jobs folder for tests, of this crate and of those above it.
+//! A jobs folder for tests of this crate and of the crates that use it.
 
 #![allow(
     clippy::missing_panics_doc,
@@ -17,10 +17,10 @@ use crate::{ChatStore, Membership, NewChat, PrincipalHash};
 #[cfg(test)]
 use bridge_model::{JobId, LinkToken};
 
-/// A folder that goes with the test, and a fixed clock.
+/// A temporary folder and a fixed clock.
 pub struct Folder {
     dir: tempfile::TempDir,
-    /// What the clock says.
+    /// The time of the clock.
     pub now: Timestamp,
 }
 
@@ -34,12 +34,12 @@ pub fn alice() -> Principal {
     Principal::User("alice".into())
 }
 
-/// The key of one of her chats.
+/// The key of one of Alice's chats.
 pub fn key(chat: &str) -> WorkspaceKey {
     WorkspaceKey::chat(&alice(), chat, None)
 }
 
-/// A chat of hers.
+/// A chat of Alice.
 pub fn new_chat() -> NewChat {
     NewChat {
         principal: PrincipalHash::from(&alice()),
@@ -47,12 +47,12 @@ pub fn new_chat() -> NewChat {
     }
 }
 
-/// One round of clean-up as at that time.
+/// Runs one clean-up round as if the time were `now`.
 pub fn sweep_at(store: &ChatStore, retention: std::time::Duration, now: Timestamp) -> crate::Swept {
     store.sweep_at(retention, now)
 }
 
-/// The record of a link to the text "bytes", which lives for so many seconds.
+/// The record of a link to the text "bytes", which expires after this number of seconds.
 #[cfg(test)]
 pub(crate) fn artifact(owner: &Principal, now: Timestamp, seconds: i64) -> Artifact {
     Artifact {
@@ -75,7 +75,7 @@ pub(crate) fn artifact(owner: &Principal, now: Timestamp, seconds: i64) -> Artif
     }
 }
 
-/// Publishes it as of a call in its chat.
+/// Publishes the link as a call in its chat does.
 #[cfg(test)]
 pub(crate) fn publish(folder: &ChatStore, artifact: Artifact) -> Result<Artifact, StoreError> {
     use std::io::Write as _;
@@ -90,7 +90,7 @@ pub(crate) fn publish(folder: &ChatStore, artifact: Artifact) -> Result<Artifact
     Ok(artifact)
 }
 
-/// A lease of the folder's own instance, as it may be without a record of one.
+/// A lease of the folder's own instance, which need not have a record.
 #[cfg(test)]
 pub(crate) fn lease(folder: &ChatStore, job: JobId) -> Lease {
     Lease {
@@ -105,27 +105,27 @@ impl Folder {
     /// An empty folder.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        // Workspaces are kept by their creation on disk too, so the clock must not lie behind it.
+        // Retention also considers the creation time on disk, so the clock must not be behind it.
         let now = Timestamp::now();
         Self { dir, now }
     }
 
-    /// Where the jobs folder is.
+    /// The path of the jobs folder.
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("jobs")
     }
 
-    /// The folder around it.
+    /// The folder that contains it.
     pub fn outside(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Joins as one more instance.
+    /// Opens the folder as another instance.
     pub fn open(&self) -> ChatStore {
         ChatStore::open(&self.path(), &Membership::default()).unwrap()
     }
 
-    /// Runs an instance that ends as by SIGKILL: its lock goes, its files stay.
+    /// Runs an instance that ends as if by SIGKILL: its lock is released, its files are kept.
     pub fn crash<T>(&self, work: impl FnOnce(&ChatStore) -> T) -> T {
         let store = self.open();
         let result = work(&store);

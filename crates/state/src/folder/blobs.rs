@@ -1,6 +1,6 @@
-//! The bytes of files: staged beside everything else, then moved to where they stay in one step.
+//! The bytes of linked files: staged, then moved to their final folder in one step.
 //!
-//! A blob is immutable. Today each has exactly one link and lies in its folder.
+//! A blob is immutable. Currently each has exactly one link and is stored in the link's folder.
 
 use std::{
     collections::HashMap,
@@ -35,7 +35,7 @@ use crate::error::{StoreError, is_absent};
 /// The file name of a blob in its link's folder.
 pub(super) const DATA: &str = "data";
 
-/// Bytes to come, in a file of this process alone. Dropped, it leaves nothing behind.
+/// A file for bytes to be written, private to this process. Removed on drop.
 #[derive(Debug)]
 pub struct StagedFile {
     path: PathBuf,
@@ -43,17 +43,17 @@ pub struct StagedFile {
 }
 
 impl StagedFile {
-    /// The file: empty at first, open for reading and writing.
+    /// The file: initially empty, open for reading and writing.
     pub fn file(&mut self) -> &mut File {
         &mut self.data
     }
 
-    /// Another handle of it, which shares its position.
+    /// Another handle of the file, which shares its position.
     pub fn data(&self) -> io::Result<File> {
         self.data.try_clone()
     }
 
-    /// The bytes from the beginning, by a handle with a position of its own.
+    /// A handle at the beginning of the file, with an independent position.
     pub fn read(&self) -> io::Result<File> {
         File::open(&self.path)
     }
@@ -61,7 +61,7 @@ impl StagedFile {
     fn put_into(&self, folder: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
         let new = RenameFlags::NOREPLACE;
         match renameat_with(CWD, &self.path, folder, name, new) {
-            // Some network filesystems cannot; a second name never replaces either.
+            // Some network filesystems do not support this; a hard link never replaces a file either.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 linkat(CWD, &self.path, folder, name, AtFlags::empty())
             }
@@ -81,10 +81,10 @@ impl Drop for StagedFile {
     }
 }
 
-/// Bytes that are on the disk, with their hash, and that no link leads to yet. Dropped, they are removed.
+/// Bytes on disk with their hash, without a link yet. Removed on drop.
 #[derive(Debug)]
 pub struct Blob {
-    /// What the folder of its link will be.
+    /// Becomes the folder of its link.
     folder: PathBuf,
     file: StagedFile,
     sha256: String,
@@ -96,7 +96,7 @@ impl Blob {
         &self.sha256
     }
 
-    /// Where the bytes lie until the folder is moved away.
+    /// The folder of the bytes until it is moved.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -114,7 +114,7 @@ impl Drop for Blob {
     }
 }
 
-/// Names the bytes of a link for [`BlobStore::get`](crate::BlobStore::get).
+/// Identifies the bytes of a link for [`BlobStore::get`](crate::BlobStore::get).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobId {
     pub(super) token: LinkToken,
@@ -122,8 +122,8 @@ pub struct BlobId {
     pub(super) stamp: Option<Stamp>,
 }
 
-/// Which file it is, and when it was last changed. Every change of its bytes shows in `changed`,
-/// the one time that no program can set.
+/// Identity and change time of a file. Every change of its bytes updates `changed` (ctime), the only time
+/// that no program can set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     inode: u64,
@@ -143,8 +143,8 @@ impl Stamp {
         })
     }
 
-    /// Whether the bytes of the open file are as they were when it was stamped. The removal of the
-    /// file changes its time, too, but none of its bytes.
+    /// Whether the bytes of the open file are unchanged since it was stamped. Removing the file also changes
+    /// its time, but not its bytes.
     pub fn still_holds(&self, file: &File) -> io::Result<bool> {
         let now = Self::from_file(file)?;
         let removed = file.metadata()?.nlink() == 0;
@@ -152,8 +152,8 @@ impl Stamp {
     }
 }
 
-/// The bytes of a blob, or a range of them, open for reading. They stay readable if the link ends
-/// meanwhile.
+/// The bytes of a blob, or a range of them, open for reading. They remain readable if the link ends in the
+/// meantime.
 #[derive(Debug)]
 pub struct OpenBlob {
     file: File,
@@ -162,8 +162,8 @@ pub struct OpenBlob {
 }
 
 impl OpenBlob {
-    /// The open file at the beginning of the range, and what it must look like until the last byte
-    /// is read.
+    /// The open file at the beginning of the range, and the stamp that must still hold after the last byte
+    /// was read.
     pub fn into_parts(self) -> (File, Stamp) {
         (self.file, self.stamp)
     }
@@ -183,13 +183,13 @@ impl Read for OpenBlob {
     }
 }
 
-/// Blobs that were hashed again because their record does not vouch for them: an earlier version
-/// wrote it, or the folder was copied.
+/// Blobs that were hashed again because the stamp in their record does not match: an earlier version wrote
+/// it, or the folder was copied.
 #[derive(Debug, Default)]
 pub(super) struct Hashed(Mutex<HashMap<LinkToken, Stamp>>);
 
 impl Hashed {
-    /// How many are remembered.
+    /// Maximum number of entries.
     const MOST: usize = 10_000;
 
     fn knows(&self, token: &LinkToken, stamp: Stamp) -> bool {
@@ -224,12 +224,12 @@ pub(super) fn delete(folder: &Path) -> io::Result<()> {
     remove_tree(&folder.join(DATA))
 }
 
-/// Immutable bytes: put once, read in ranges. The clean-up and [`ChatStore::revoke`] delete them.
+/// Immutable bytes: written once, read in ranges. The clean-up and [`ChatStore::revoke`] delete them.
 #[derive(Debug)]
 pub struct BlobStore<'a>(pub(super) &'a ChatStore);
 
 impl BlobStore<'_> {
-    /// Begins a file, for bytes to come.
+    /// Creates a staged file.
     pub fn stage(&self) -> Result<StagedFile, StoreError> {
         self.0.in_whole_folder(|| {
             let path = self.0.staging().join(format!("in-{}", Uuid::new_v4()));
@@ -238,9 +238,9 @@ impl BlobStore<'_> {
         })
     }
 
-    /// Keeps the bytes of a file whose hash this is (SHA-256, lower-case hex), in a folder of their own. They
-    /// are on the disk when this returns, and stay for as long as the blob, or a link to it that is
-    /// [committed](ChatStore::commit), does.
+    /// Moves a file with this hash (SHA-256, lower-case hex) into a folder of its own. The bytes are synced
+    /// to disk when this returns, and are kept as long as the blob or a [committed](ChatStore::commit) link
+    /// to it exists.
     pub fn put(&self, file: StagedFile, sha256: &str) -> Result<Blob, StoreError> {
         let mut blob = Blob {
             folder: self.0.staging().join(format!("link-{}", Uuid::new_v4())),
@@ -257,8 +257,8 @@ impl BlobStore<'_> {
         Ok(blob)
     }
 
-    /// Opens the bytes, or a range of them; `None` where they are gone. Bytes that are not those that
-    /// were put are an error.
+    /// Opens the bytes, or a range of them; `None` if they no longer exist. Fails if they differ from the
+    /// bytes that were stored.
     pub fn get(
         &self,
         id: &BlobId,
@@ -280,8 +280,8 @@ impl BlobStore<'_> {
         opened.map(Some).map_err(files::at("serve", &path))
     }
 
-    /// Compares the bytes with the hash that was published. They need not be read for that where the
-    /// file is the same and was not changed since it was hashed.
+    /// Compares the bytes with the published hash. They are not read if the file is the same and unchanged
+    /// since it was hashed.
     fn check(&self, id: &BlobId, file: File) -> io::Result<OpenBlob> {
         let stamp = Stamp::from_file(&file)?;
         if Some(stamp) != id.stamp && !self.0.hashed.knows(&id.token, stamp) {
@@ -299,8 +299,8 @@ impl BlobStore<'_> {
 }
 
 impl ChatStore {
-    /// Puts the bytes into the chat's `work/` under `name`, which is one part of a path; `false` where
-    /// something has that name. Nothing there is replaced, and no link is followed.
+    /// Moves the file to `name` in the chat's `work/`; `name` is a single path component. `false` if the name
+    /// exists. Replaces nothing and follows no links.
     pub fn put_file(
         &self,
         lease: &Lease,
@@ -353,13 +353,13 @@ mod tests {
         let artifact = testing::publish(&store, artifact(&alice(), folder.now, 600)).unwrap();
         let data = store.link_folder(&artifact.token).join(DATA);
         let open = |store: &ChatStore| open(store, &artifact.token, None);
-        // As a backup that was played back: another file with the same bytes.
+        // Like a restored backup: a different file with the same bytes.
         fs::copy(&data, data.with_extension("copy")).unwrap();
         fs::rename(data.with_extension("copy"), &data).unwrap();
         for store in [&store, &store, &folder.open()] {
             assert!(matches!(open(store), Ok(Some(_))));
         }
-        // By a program that sets the time back that it can set.
+        // A program may reset the modification time.
         let modified = fs::metadata(&data).unwrap().modified().unwrap();
         for changed in ["Bytes", "more bytes", ""] {
             fs::write(&data, changed).unwrap();
@@ -387,7 +387,7 @@ mod tests {
             let opened = open(&store, &artifact.token, None).unwrap().unwrap();
             let (file, stamp) = opened.into_parts();
             if change {
-                // A clock of the kernel that stands still between two of its ticks would hide it.
+                // Two changes within one tick of the kernel's clock have the same time.
                 while fs::metadata(&data).unwrap().ctime_nsec() == stamp.changed.1 {
                     fs::write(&data, "Bytes").unwrap();
                 }

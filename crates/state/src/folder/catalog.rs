@@ -1,5 +1,5 @@
-//! What servers offered when they were last asked, so that a restarted bridge need not ask first.
-//! One file for each server name; what is in it is the catalogue's business.
+//! The last known catalogues of servers, so that a restarted bridge need not query the servers first. One
+//! file for each server name; this module does not interpret the content.
 
 use std::{
     fs::{self, File},
@@ -15,25 +15,25 @@ use sha2::{Digest as _, Sha256};
 use super::{ChatStore, files};
 use crate::error::StoreError;
 
-/// Servers list what fits into a message; what is larger was not written by us.
+/// A catalogue fits into a message; a larger file was not written by the store.
 const LIMIT: u64 = 256 * 1024 * 1024;
 /// Entries that were neither written nor read for this long are removed.
 const UNUSED: Duration = Duration::from_secs(30 * 86_400);
 
 impl ChatStore {
-    /// What was kept for this server; `None` where there is nothing.
+    /// The entry of this server; `None` if there is none.
     pub fn catalog_entry(&self, server: &ServerName) -> io::Result<Option<Vec<u8>>> {
         let path = self.catalog_file(server);
         let Some(content) = files::present(files::read_within(&path, LIMIT))? else {
             return Ok(None);
         };
-        // For the clean-up: the entry is in use.
+        // Tells the clean-up that the entry is in use.
         let file = File::options().append(true).open(&path);
         let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
         Ok(Some(content))
     }
 
-    /// Keeps it, in place of what was kept before.
+    /// Saves the entry, replacing the previous one.
     pub fn keep_catalog_entry(
         &self,
         server: &ServerName,
@@ -43,7 +43,7 @@ impl ChatStore {
         files::write_whole(&path, content, self.staging()).map_err(files::at("write", &path))
     }
 
-    /// Removes entries that were not used for long.
+    /// Removes entries that were unused for long.
     pub(super) fn sweep_catalog(&self, now: Timestamp) -> (u64, Vec<StoreError>) {
         let now = SystemTime::from(now);
         let folder = self.bridge("catalog");
@@ -67,7 +67,7 @@ impl ChatStore {
         (removed, errors)
     }
 
-    /// A name of any letters makes a file name.
+    /// A server name may contain characters that a file name may not, so the file is named by a digest.
     fn catalog_file(&self, server: &ServerName) -> PathBuf {
         let digest = hex(&Sha256::digest(server.as_str())[..16]);
         self.bridge("catalog").join(format!("{digest}.json"))

@@ -1,14 +1,13 @@
-//! The folders of chats: made, found by their key, claimed, listed and removed.
+//! The folders of chats: creation, lookup by key, claim, lists and removal.
 //!
-//! A folder can be made before its owner is known, for a process that is started ahead of its first
-//! call:
+//! A folder can be created before its owner is known, for a process that is started before its first call:
 //!
 //! ```text
 //! (none) ──create_unclaimed──▶ unclaimed ──claim──▶ owned by one principal
 //!                                  └── its instance ends ──▶ removed by the clean-up
 //! ```
-//! No key leads to an unclaimed folder and no list shows it. Its instance holds the lease from the
-//! beginning, and the folder ends with that instance.
+//! No key refers to an unclaimed folder and no list contains it. Its instance holds the lease from the start,
+//! and the folder is removed after that instance has ended.
 
 use std::{
     fs, io,
@@ -31,12 +30,12 @@ use super::{
 };
 use crate::error::{StoreError, is_absent};
 
-/// What is known when a chat is made.
+/// What must be known to create a chat.
 #[derive(Debug, Clone)]
 pub struct NewChat {
-    /// The owner: `gc --user` finds it by that.
+    /// The owner: `gc --user` finds the chat by it.
     pub principal: PrincipalHash,
-    /// The servers that will work in it.
+    /// The servers that will run in it.
     pub servers: Vec<ServerName>,
 }
 
@@ -49,8 +48,8 @@ impl NewChat {
 }
 
 impl ChatStore {
-    /// Makes a folder with its metadata, and with what `more` puts into it; it appears whole or not at
-    /// all.
+    /// Creates a folder with its metadata and with the content that `more` adds. It becomes visible in one
+    /// step.
     fn make_job(
         &self,
         note: impl FnOnce(&mut Metadata),
@@ -71,27 +70,27 @@ impl ChatStore {
             fs::rename(&staged, job.folder())
         };
         make().map_err(|error| {
-            // The first failure is the one to report.
+            // The first error is the one to report.
             let _ = remove_tree(&staged);
             files::at("create the workspace", &staged)(error)
         })?;
         Ok(job)
     }
 
-    /// A folder without a lease.
+    /// Creates a folder without a lease.
     #[cfg(test)]
     pub(crate) fn create_job(&self, new: &NewChat, now: Timestamp) -> Result<Job, StoreError> {
         self.make_job(|metadata| new.note_in(None, metadata), |_| Ok(()), now)
     }
 
-    /// Makes a chat without a key, for one call or one process: no lookup finds it. Its lease is ours from
-    /// the moment in which it appears.
+    /// Creates a chat without a key, for one call or one process: no lookup finds it. This instance holds its
+    /// lease from the moment the folder becomes visible.
     pub fn create(&self, new: &NewChat) -> Result<Held, StoreError> {
         self.in_whole_folder(|| self.make_leased_job(|metadata| new.note_in(None, metadata)))
     }
 
-    /// Makes one that has no owner yet, for a process that is started ahead of its first call. No key
-    /// leads to it, no list shows it, and it ends with its instance.
+    /// Creates a folder without an owner, for a process that is started before its first call. No key refers
+    /// to it, no list contains it, and it is removed after its instance has ended.
     pub fn create_unclaimed(&self) -> Result<Held, StoreError> {
         self.make_leased_job(|metadata| metadata.unclaimed = true)
     }
@@ -107,20 +106,20 @@ impl ChatStore {
         })
     }
 
-    /// The folder with that id, if it exists.
+    /// The folder with this id, if it exists.
     pub(super) fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         let job = self.job_at(id);
         let there = files::is_own_dir(job.folder()).map_err(files::at("inspect", job.folder()))?;
         Ok(there.then_some(job))
     }
 
-    /// Removes a folder at once, whatever its lease says. Links made from it stay.
-    /// Follows no links; copes with read-only folders and any depth. Absent is fine.
+    /// Removes a folder at once, regardless of its lease. Links made from it are kept. Follows no links;
+    /// handles read-only folders and any depth. Absent is fine.
     pub(super) fn remove_job(&self, job: &Job) -> Result<(), StoreError> {
         self.remove_whole(job.folder())
     }
 
-    /// Removes what is at `path` in one step. Absent is fine.
+    /// Moves `path` aside in one step, then removes it. Absent is fine.
     pub(super) fn remove_whole(&self, path: &Path) -> Result<(), StoreError> {
         let removed = match self.move_aside(path) {
             Ok(Some(aside)) => remove_tree(&aside),
@@ -129,8 +128,8 @@ impl ChatStore {
         removed.map_err(files::at("remove", path))
     }
 
-    /// Moves what is at `path` out of sight in one step, so that it is never seen half-removed; `None` where
-    /// nothing is there.
+    /// Moves `path` into the staging folder in one step, so that it is never visible half-removed; `None` if
+    /// it does not exist.
     pub(super) fn move_aside(&self, path: &Path) -> io::Result<Option<PathBuf>> {
         let aside = self.staging().join(format!("gone-{}", Uuid::new_v4()));
         let moved = match fs::rename(path, &aside) {
@@ -148,42 +147,42 @@ impl ChatStore {
     }
 }
 
-/// A chat's folder, and the right of this instance to work in it.
+/// A chat's folder, and this instance's right to use it.
 #[derive(Debug, Clone)]
 pub struct Held {
     /// The folder.
     pub job: Job,
-    /// The right.
+    /// The lease.
     pub lease: Lease,
-    /// The servers that have worked in it.
+    /// The servers that have run in it.
     pub servers: Vec<String>,
 }
 
 /// The outcome of [`ChatStore::acquire`].
 #[derive(Debug, Clone)]
 pub enum Acquired {
-    /// This instance may work there until it releases the lease or loses it.
+    /// This instance may use the folder until it releases or loses the lease.
     Mine(Held),
-    /// Another instance holds it.
+    /// Another instance holds the lease.
     Elsewhere(Holder),
 }
 
-/// A folder can be cleaned up between binding and leasing, but hardly that often.
+/// A clean-up can remove the folder between binding and leasing, but not this many times in a row.
 const ATTEMPTS: usize = 8;
 
 impl ChatStore {
-    /// Makes the chat of this key where there is none, without working in it.
+    /// Creates the chat of this key if it does not exist, without taking its lease.
     pub fn ensure(&self, key: &WorkspaceKey, new: &NewChat) -> Result<(), StoreError> {
         self.bind(key, new, self.now()).map(drop)
     }
 
-    /// Whether there is a chat of this key.
+    /// Whether a chat of this key exists.
     pub fn exists(&self, key: &WorkspaceKey) -> Result<bool, StoreError> {
         Ok(self.lookup(key)?.is_some())
     }
 
-    /// The folder of that key, made where there is none or where it is gone. Callers of any thread,
-    /// process or replica get the same one.
+    /// The folder of this key, created if there is none or if it was removed. Callers in any thread, process
+    /// or replica get the same one.
     pub(super) fn bind(
         &self,
         key: &WorkspaceKey,
@@ -206,15 +205,15 @@ impl ChatStore {
             if self.show_binding(key, job.id())? {
                 return Ok(job);
             }
-            // Only where locks do not reach the other replica, and it was faster.
+            // Only possible where file locks do not reach the other replica, and that one was first.
             self.remove_job(&job)?;
             self.lookup(key)?.ok_or(StoreError::JobGone)
         })
     }
 
-    /// Gives an unclaimed folder of ours its owner, once, and where it has a `key` makes it the chat of that
-    /// key. `false` where that key has a chat already; [`StoreError::JobGone`] where it is unclaimed no
-    /// more. Unless the outcome is `true`, the caller discards it.
+    /// Sets the owner of an unclaimed folder of this instance, once, and with a `key` makes it the chat of
+    /// that key. `false` if that key has a chat already; [`StoreError::JobGone`] if the folder is no longer
+    /// unclaimed. Unless the result is `true`, the caller discards the folder.
     pub fn claim(
         &self,
         lease: &Lease,
@@ -232,7 +231,7 @@ impl ChatStore {
         if taken || self.clear_binding(&self.binding_path(key))?.is_some() {
             return Ok(false);
         }
-        // The owner first: a folder that a key leads to has one.
+        // The owner is written first: a folder with a key always has an owner.
         self.set_owner(lease, Some(key), new)?;
         self.show_binding(key, lease.job)
     }
@@ -256,15 +255,16 @@ impl ChatStore {
         files::write_json(&path, &metadata, self.staging()).map_err(files::at("write", &path))
     }
 
-    /// `false` where another replica was faster.
+    /// Writes the binding; `false` if another replica was first.
     fn show_binding(&self, key: &WorkspaceKey, id: JobId) -> Result<bool, StoreError> {
         let (path, id) = (self.binding_path(key), id.to_string());
         let shown = files::show_new(&path, id.as_bytes(), self.staging(), Durable::Yes);
         shown.map_err(files::at("write", &path))
     }
 
-    /// Takes a binding away that leads nowhere. Where locks do not reach the other replica, it may
-    /// have made a good one since the look: that is put back, and its folder is the answer.
+    /// Removes a binding whose folder does not exist. Where file locks do not reach the other replica, that
+    /// one may have replaced it by a valid binding since the check: it is then restored, and its folder is
+    /// returned.
     fn clear_binding(&self, path: &Path) -> Result<Option<Job>, StoreError> {
         let taken = self.move_aside(path).map_err(files::at("replace", path))?;
         let Some(taken) = taken else {
@@ -274,7 +274,7 @@ impl ChatStore {
             Ok(content) => content,
             Err(error) if files::is_broken(&error) => Vec::new(),
             Err(error) => {
-                // It may be a good one: it goes back, and the caller gets the error.
+                // It may be a valid binding: restore it and return the error.
                 let _ = fs::hard_link(&taken, path);
                 let _ = remove_tree(&taken);
                 return Err(files::at("read", path)(error));
@@ -289,7 +289,7 @@ impl ChatStore {
         Ok(Some(job))
     }
 
-    /// The folder of that key, if it has one.
+    /// The folder of this key, if there is one.
     pub(super) fn lookup(&self, key: &WorkspaceKey) -> Result<Option<Job>, StoreError> {
         let path = self.binding_path(key);
         let id = match files::read_record(&path) {
@@ -300,11 +300,11 @@ impl ChatStore {
         id.map_or(Ok(None), |id| self.job(id))
     }
 
-    /// The chat of this key, made where there is none, with its lease: free, stale (its holder is dead
-    /// or silent), or ours already (then with the same fence).
+    /// Returns the chat of this key, created if there is none, with its lease: a free one, a stale one (its
+    /// holder is dead or silent), or one that this instance holds already (then with the same fence).
     ///
-    /// What is noted of processes in it was written before the lease changed hands: it is cleared. Leases
-    /// are not counted: release it once the last process in the chat has ended.
+    /// Process records in the chat are older than the change of the holder, so they are cleared. Leases are
+    /// not counted: release the lease after the last process in the chat has ended.
     pub fn acquire(&self, key: &WorkspaceKey, new: &NewChat) -> Result<Acquired, StoreError> {
         match self.acquire_chat(key, new, self.now()) {
             Ok(held) => Ok(Acquired::Mine(held)),
@@ -313,7 +313,7 @@ impl ChatStore {
         }
     }
 
-    /// The other instance that [`Self::acquire`] would name. Takes nothing.
+    /// The other instance that [`Self::acquire`] would return. Acquires nothing.
     pub fn holder(&self, key: &WorkspaceKey) -> Result<Option<Holder>, StoreError> {
         let refused = match self.lookup(key)? {
             Some(job) => self.check_elsewhere(&job),
@@ -326,7 +326,7 @@ impl ChatStore {
         }
     }
 
-    /// Binds and leases in one step, so that no clean-up comes in between.
+    /// Binds and leases in one step, so that no clean-up can run in between.
     pub(super) fn acquire_chat(
         &self,
         key: &WorkspaceKey,
@@ -357,8 +357,8 @@ impl ChatStore {
         Err(StoreError::JobGone.into())
     }
 
-    /// The metadata, brought up to date for its new holder: with the owner where the file was torn (the
-    /// key proves it), and without the processes of a bridge that was killed.
+    /// The metadata, updated for the new holder: with the owner if the file was corrupt (the key proves the
+    /// owner), and without the processes of a bridge that was killed.
     fn take_up(
         &self,
         job: &Job,
@@ -378,8 +378,8 @@ impl ChatStore {
         })
     }
 
-    /// Removes a folder to which no key leads. Where that fails its lease is given back, so that the
-    /// clean-up may remove it.
+    /// Removes a folder that has no key. If that fails, its lease is released, so that the clean-up can
+    /// remove it.
     pub fn discard(&self, lease: &Lease) -> Result<(), StoreError> {
         let removed = self.remove_job(&self.job_at(lease.job));
         if removed.is_err() {
@@ -388,7 +388,7 @@ impl ChatStore {
         removed
     }
 
-    /// Removes bindings to folders that no longer exist; returns how many, and what failed.
+    /// Removes bindings to folders that no longer exist; returns their number, and the errors.
     pub(super) fn sweep_bindings(&self) -> (u64, Vec<StoreError>) {
         let (mut removed, mut errors) = (0, Vec::new());
         let top = self.bridge("bindings");
@@ -430,7 +430,7 @@ impl ChatStore {
         }
         let lock = shard.join("lock");
         let _lock = FileLock::take(&lock).map_err(files::at("lock", &lock))?;
-        // Meanwhile the key may have a folder again.
+        // The key may have a folder again since the check.
         if !leads_nowhere()? {
             return Ok(false);
         }
@@ -454,19 +454,20 @@ fn parse(content: &[u8]) -> Option<JobId> {
     std::str::from_utf8(content).ok()?.trim().parse().ok()
 }
 
-/// One chat.
+/// One chat, as lists show it.
 #[derive(Debug, Clone)]
 pub struct ChatSummary {
     /// The folder.
     pub job: Job,
-    /// What is known of it.
+    /// Its metadata.
     pub metadata: Metadata,
-    /// The living instance that works in it.
+    /// The live instance that holds its lease.
     pub leased_by: Option<InstanceId>,
 }
 
 impl ChatSummary {
-    /// Where it is in its life. The first call is recorded when it ends.
+    /// Its status. The first call is recorded only when it ends, so a leased `Created` chat counts as
+    /// running.
     pub fn status(&self) -> JobStatus {
         match self.metadata.status {
             JobStatus::Created if self.leased_by.is_some() => JobStatus::Running,
@@ -475,10 +476,10 @@ impl ChatSummary {
     }
 }
 
-/// One live child, here or on another replica.
+/// One live child, on this replica or another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionSummary {
-    /// Where it works.
+    /// The workspace of the child.
     pub job: JobId,
     /// The instance that runs it.
     pub instance: InstanceId,
@@ -487,7 +488,7 @@ pub struct SessionSummary {
 }
 
 impl ChatStore {
-    /// All chats, oldest first. Unreadable ones are logged and left out.
+    /// All chats, oldest first. Unreadable ones are logged and omitted.
     pub fn chats(&self) -> Result<Vec<ChatSummary>, StoreError> {
         let names = files::names_in(self.root()).map_err(files::at("list", self.root()))?;
         let ids = names
@@ -505,7 +506,7 @@ impl ChatStore {
         Ok(jobs)
     }
 
-    /// One of them, if it exists and has an owner.
+    /// The chat with this id, if it exists and has an owner.
     pub fn chat(&self, id: JobId) -> Result<Option<ChatSummary>, StoreError> {
         let Some(job) = self.job(id)? else {
             return Ok(None);
@@ -521,7 +522,7 @@ impl ChatStore {
         }))
     }
 
-    /// The children that live under fresh leases.
+    /// The live children in chats whose lease is fresh.
     pub fn sessions(&self) -> Result<Vec<SessionSummary>, StoreError> {
         let sessions = self.chats()?.into_iter().flat_map(|chat| {
             let (job, leased_by) = (chat.job.id(), chat.leased_by);
@@ -539,41 +540,41 @@ impl ChatStore {
     }
 }
 
-// What a call did, written down under its lease.
+// The results of a call, written under its lease.
 
-/// What a call, or an upload, did.
+/// The results of a call or an upload.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// Its new links, each with the bytes that it leads to.
+    /// New links, each with its bytes.
     pub links: Vec<(Artifact, Blob)>,
     /// Lines of [`JournalEntry::line`](crate::JournalEntry::line).
     pub journal: Vec<u8>,
-    /// Attached files that were brought into the chat: their ids in Open WebUI, and their names.
+    /// Attached files that were copied into the chat: their ids in Open WebUI, and their names.
     pub attachments: Vec<(String, String)>,
-    /// It is over: the retention of the chat counts from now.
+    /// Set if the call has ended: the retention of the chat starts now.
     pub ended: Option<CallEnd>,
 }
 
 /// The end of a call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallEnd {
-    /// What the chat's folders take of the disk, if they were looked at.
+    /// The disk usage of the chat's folders, if it was measured.
     pub bytes: Option<u64>,
-    /// How it ended; `None` of an upload, which leaves the chat's status as it is.
+    /// The outcome; `None` for an upload, which does not change the chat's status.
     pub outcome: Option<CallOutcome>,
 }
 
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// With an answer.
+    /// The server answered.
     Answered,
-    /// It failed, and why. No secrets, no arguments.
+    /// It failed, with the reason. Contains no secrets and no arguments.
     Failed(String),
 }
 
 impl ChatStore {
-    /// Writes the parts one after the other; the first one that fails ends it.
+    /// Writes the parts one after the other; stops at the first error.
     pub fn commit(&self, lease: &Lease, done: Done) -> Result<(), StoreError> {
         for (artifact, blob) in &done.links {
             self.publish(lease, artifact, blob)?;
@@ -588,7 +589,7 @@ impl ChatStore {
             metadata.attachments.extend(done.attachments);
             if let Some(ended) = done.ended {
                 metadata.last_call_at = Some(now);
-                // Without a look at the folders since the start, what was written stays.
+                // If the folders were not measured, the previous value is kept.
                 metadata.bytes = ended.bytes.or(metadata.bytes);
                 if let Some(outcome) = ended.outcome {
                     note_outcome(metadata, outcome);
@@ -598,7 +599,7 @@ impl ChatStore {
         .map(drop)
     }
 
-    /// Notes a process that works in the chat.
+    /// Records a process that runs in the chat.
     pub fn session_started(&self, lease: &Lease, session: LiveSession) -> Result<(), StoreError> {
         self.update_metadata(&self.job_at(lease.job), lease.fence, |metadata| {
             if !metadata.server_names.contains(&session.server) {
@@ -610,7 +611,7 @@ impl ChatStore {
         .map(drop)
     }
 
-    /// Notes that the process with this [`LiveSession::number`] has ended.
+    /// Records that the process with this [`LiveSession::number`] has ended.
     pub fn session_ended(&self, lease: &Lease, number: u64) -> Result<(), StoreError> {
         self.update_metadata(&self.job_at(lease.job), lease.fence, |metadata| {
             let sessions = &mut metadata.live_sessions;
@@ -619,8 +620,8 @@ impl ChatStore {
         .map(drop)
     }
 
-    /// Notes that no process works in the chat any more, and gives its lease back. The lease is given
-    /// back also where the note fails.
+    /// Records that no process runs in the chat any more, and releases its lease, also if the record cannot
+    /// be written.
     pub fn close(&self, lease: &Lease) -> Result<(), StoreError> {
         let job = self.job_at(lease.job);
         let noted = self.update_metadata(&job, lease.fence, |metadata| {

@@ -1,12 +1,12 @@
-//! Whether the wall clock may be trusted. Ages are counted from times that this bridge or another one
-//! wrote down by its wall clock; judged by a clock that is hours ahead, everything has expired. So
-//! before anything is removed for its age, the clock is compared with three others:
+//! Whether the wall clock can be trusted. Ages are computed from times that this bridge or another one
+//! recorded with its wall clock; to a clock that is hours ahead, everything has expired. So before anything
+//! is removed by age, the clock is compared with three others:
 //!
-//! - the time since the kernel started, which cannot be set: has ours moved otherwise since we looked?
-//! - those of the other bridges on the folder, by the times that they write into their records;
+//! - the time since the kernel started, which cannot be set: has the wall clock moved differently?
+//! - those of the other bridges on the folder, by the times in their records;
 //! - that of the filesystem, by the time of a new file (on shared storage it is another machine's).
 //!
-//! Where one of them disagrees nothing is removed, and `/health` says so.
+//! If one of them disagrees, nothing is removed by age, and `/health` reports it.
 
 use std::{
     fs,
@@ -16,24 +16,24 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
-/// What clocks that are kept right may differ, and then some: nothing is kept so short that this
-/// matters.
+/// Tolerated difference. Synchronized clocks differ by less, and no retention is short enough for this to
+/// matter.
 pub(super) const TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
-/// A clock that was set and then runs evenly for so long was set to the right time.
+/// A clock that was set is trusted again after it has run evenly for this long.
 const BELIEVED_AFTER: Duration = Duration::from_secs(3600);
 
-/// What this process knows of its clock.
+/// What this process knows about its clock.
 #[derive(Debug)]
 pub(super) struct Clock(Mutex<Trusted>);
 
 #[derive(Debug)]
 struct Trusted {
-    /// A moment that is believed, on both clocks.
+    /// A trusted moment, on both clocks.
     wall: Timestamp,
     up: Duration,
     /// How far the wall clock is off, and since when, by the kernel's time.
     moved: Option<(SignedDuration, Duration)>,
-    /// Of the last look at the other clocks.
+    /// The result of the last comparison.
     doubt: Option<String>,
 }
 
@@ -41,7 +41,7 @@ struct Trusted {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     pub wall: Timestamp,
-    /// Since the kernel started, suspended times included.
+    /// Time since the kernel started, including suspended time.
     pub up: Duration,
 }
 
@@ -61,22 +61,23 @@ fn uptime() -> Duration {
         let seconds = text.split_whitespace().next()?.parse().ok()?;
         Duration::try_from_secs_f64(seconds).ok()
     };
-    // Without it a suspended machine looks as if its clock had been set.
+    // This fallback does not count suspended time, so after a suspension the clock looks as if it had been
+    // set.
     read().unwrap_or_else(|| START.get_or_init(Instant::now).elapsed())
 }
 
-/// The clock of another bridge, as far as its record shows.
+/// The clock of another bridge, as its record shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PeerClock {
     pub host: String,
-    /// How far ours is ahead of it; none before it was seen to write.
+    /// How far this clock is ahead of it; `None` before its first observed renewal.
     pub ahead: Option<SignedDuration>,
 }
 
-/// Why nothing is removed for its age now.
+/// Why nothing is removed by age now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// Another bridge was not yet seen to write: that takes seconds.
+    /// Another bridge has not been observed to renew its record yet: that takes seconds.
     Unknown(String),
     /// Clocks disagree.
     Disagree(String),
@@ -100,8 +101,8 @@ impl Clock {
         }))
     }
 
-    /// The time that is believed: that on the wall, or where that was set meanwhile what it would
-    /// be otherwise.
+    /// The trusted time: the wall clock, or if that was set in the meantime, the time that it would otherwise
+    /// show.
     pub fn believed(&self, moment: Moment) -> Timestamp {
         let mut state = self.0.lock();
         let passed = moment.up.saturating_sub(state.up);
@@ -125,7 +126,7 @@ impl Clock {
         expected
     }
 
-    /// Looks at all clocks. `None` where they agree.
+    /// Compares all clocks. `None` if they agree.
     pub fn judge(
         &self,
         moment: Moment,
@@ -139,7 +140,8 @@ impl Clock {
             Some(Doubt::Disagree(why)) => Some(why.clone()),
             _ => None,
         };
-        // The figures of one doubt change from look to look.
+        // The numbers of one disagreement change with each comparison, so only the start and the end are
+        // logged.
         if why.is_some() != state.doubt.is_some() {
             if let Some(why) = &why {
                 tracing::warn!("{}", warning(why));
@@ -171,7 +173,7 @@ impl Clock {
         })
     }
 
-    /// For `/health`.
+    /// The warning for `/health`.
     pub fn warning(&self) -> Option<String> {
         self.0.lock().doubt.as_deref().map(warning)
     }
@@ -212,7 +214,7 @@ mod tests {
 
     const HOUR: u64 = 3600;
 
-    /// `up` seconds after the start, with a wall clock that is `off` then.
+    /// `up` seconds after the start, with a wall clock that is off by `off`.
     fn at(up: u64, off: i64) -> Moment {
         let wall = Timestamp::from_second(1_800_000_000).unwrap();
         let passed = SignedDuration::from_secs(up.cast_signed() + off);

@@ -1,5 +1,5 @@
-//! Our own small files, in folders that children can reach: opened without following links, read and
-//! written whole, and locked.
+//! The store's small files, in folders that children can access: opened without following links, read and
+//! replaced atomically, and locked.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -20,10 +20,10 @@ use uuid::Uuid;
 
 use crate::error::{StoreError, is_absent};
 
-/// Our records are far smaller; what is larger was not written by us.
+/// The store's records are far smaller; a larger file was not written by it.
 const RECORD_LIMIT: u64 = 1024 * 1024;
 
-/// Says what was tried on which path: `.map_err(at("read", path))`.
+/// Adds the action and the path to an error: `.map_err(at("read", path))`.
 pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |source| StoreError::Io {
         action,
@@ -32,7 +32,7 @@ pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
     }
 }
 
-/// Makes a new file of ours, 0600.
+/// Creates a new file with mode 0600.
 pub fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -47,8 +47,8 @@ pub fn read_record(path: &Path) -> io::Result<Vec<u8>> {
     read_within(path, RECORD_LIMIT)
 }
 
-/// Reads a regular file of at most so many bytes, and never blocks for a writer: a FIFO, a device or a
-/// link in its place is an error.
+/// Reads a regular file of at most `limit` bytes without blocking: a FIFO, a device or a link at `path` is an
+/// error.
 pub fn read_within(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let file = open_read(path)?;
@@ -63,15 +63,15 @@ fn broken(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// What is there was read, or could be, and is no record of ours: torn, or something else in its
-/// place. All other errors say nothing of what is there.
+/// Whether the content was read, or could have been, and is not a valid record: it is corrupt, or the path is
+/// not a regular file. All other errors say nothing about the content.
 pub fn is_broken(error: &io::Error) -> bool {
     let code = Errno::from_io_error(error);
     error.kind() == io::ErrorKind::InvalidData
         || matches!(code, Some(Errno::LOOP | Errno::NXIO | Errno::ISDIR))
 }
 
-/// `None` where nothing of that name is there.
+/// `None` if the name does not exist.
 pub fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Err(error) if is_absent(&error) => Ok(None),
@@ -79,7 +79,7 @@ pub fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Reads a JSON record; `None` where there is none.
+/// Reads a JSON record; `None` if it does not exist.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let Some(content) = present(read_record(path))? else {
         return Ok(None);
@@ -88,7 +88,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     record.map_err(|error| broken(format!("corrupt record: {error}")))
 }
 
-/// Replaces a file whole: readers see the old or the new one. `staging` is on the same filesystem.
+/// Replaces a file atomically: readers see the old or the new content. `staging` is on the same filesystem.
 pub fn write_whole(path: &Path, content: &[u8], staging: &Path) -> io::Result<()> {
     let temp = staging.join(Uuid::new_v4().to_string());
     let written = create_new(&temp)
@@ -100,16 +100,17 @@ pub fn write_whole(path: &Path, content: &[u8], staging: &Path) -> io::Result<()
     written
 }
 
-/// Whether a new file must be on the disk before others rely on it, or a crash of the host may take it.
+/// Whether a new file must be on disk before others rely on it, or may be lost in a crash of the host.
 #[derive(Debug, Clone, Copy)]
 pub enum Durable {
     Yes,
     No,
 }
 
-/// Makes a file that must not be there yet, whole and, with [`Durable::Yes`], on the disk; `false` where it is there. By link
-/// or by a rename that replaces nothing, which are one step on shared filesystems, too; where there is
-/// neither, by making it, and then a reader at that moment may see it empty.
+/// Creates a file that must not exist yet, atomically and, with [`Durable::Yes`], synced to disk; `false` if
+/// it exists. Uses a link or a rename that replaces nothing, which are atomic on shared filesystems too.
+/// Where the filesystem supports neither, the file is created in place, and a reader at that moment may see
+/// it empty.
 pub fn show_new(path: &Path, content: &[u8], staging: &Path, durable: Durable) -> io::Result<bool> {
     let temp = staging.join(Uuid::new_v4().to_string());
     let mut file = create_new(&temp)?;
@@ -144,7 +145,7 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     rustix::fs::renameat_with(cwd, from, cwd, to, flags).map_err(Into::into)
 }
 
-/// The filesystem does not know that operation.
+/// Whether the filesystem does not support the operation.
 fn is_refused(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -152,24 +153,24 @@ fn is_refused(error: &io::Error) -> bool {
     )
 }
 
-/// Replaces a JSON record whole.
+/// Replaces a JSON record atomically.
 pub fn write_json(path: &Path, record: &impl Serialize, staging: &Path) -> io::Result<()> {
     write_whole(path, &to_json(record)?, staging)
 }
 
-/// A record as it stands in its file.
+/// The content of a record's file.
 pub fn to_json(record: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut content = serde_json::to_vec_pretty(record)?;
     content.push(b'\n');
     Ok(content)
 }
 
-/// Sees to it that a file's bytes are on the disk. Absent is fine.
+/// Syncs a file's bytes to disk. Absent is fine.
 pub fn sync_file(path: &Path) -> io::Result<()> {
     present(open_read(path))?.map_or(Ok(()), |file| file.sync_all())
 }
 
-/// Sees to it that the names in a folder are on the disk. A filesystem that cannot does it itself.
+/// Syncs the names in a folder to disk. Filesystems that do not support this need no sync.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     match File::open(path).and_then(|folder| folder.sync_all()) {
         Err(error) if is_refused(&error) => Ok(()),
@@ -177,7 +178,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a folder 0700; one that is there already is fine.
+/// Creates a folder with mode 0700; an existing one is fine.
 pub fn make_dir(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_own_dir(path)? => Ok(()),
@@ -185,34 +186,34 @@ pub fn make_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a real folder (no link) of our user is there.
+/// Whether a real folder (not a link) of this user exists at `path`.
 pub fn is_own_dir(path: &Path) -> io::Result<bool> {
     let user = rustix::process::geteuid().as_raw();
     let found = present(fs::symlink_metadata(path))?;
     Ok(found.is_some_and(|found| found.is_dir() && found.uid() == user))
 }
 
-/// The names in a folder; what is not UTF-8 is not ours and comes as `None`.
+/// The names in a folder; a name that is not UTF-8 is not the store's and is returned as `None`.
 pub fn names_in(path: &Path) -> io::Result<Vec<Option<String>>> {
     let entries = present(fs::read_dir(path))?.into_iter().flatten();
     let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
     names.collect()
 }
 
-/// How long a lock is waited for. Our own holders need milliseconds; only a holder that should not
-/// have it keeps it for longer: a child can open the lock of its chat.
+/// Timeout for a file lock. The bridge holds one for milliseconds; only a process that should not hold it
+/// keeps it longer, such as a child that opened the lock of its chat.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks; the first ones come sooner.
+/// Longest delay between two attempts; the first delays are shorter.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// An exclusive lock on a file, until dropped. Excludes threads and processes, and other hosts where
-/// the filesystem carries locks to them: what must hold without that is decided by exclusive names.
+/// An exclusive lock on a file, until dropped. Excludes threads and processes, and other hosts only if the
+/// filesystem supports that: whatever must hold without it is decided by exclusive names.
 #[derive(Debug)]
 pub struct FileLock {
     _file: File,
 }
 
-/// Whether the filesystem has no locks at all.
+/// Whether the filesystem does not support locks.
 pub fn is_unsupported(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -221,8 +222,8 @@ pub fn is_unsupported(error: &io::Error) -> bool {
 }
 
 impl FileLock {
-    /// Waits for the lock, up to five seconds (`TimedOut`); makes the file where it is absent.
-    /// `NotFound` if its folder is gone.
+    /// Waits for the lock, up to five seconds (`TimedOut`); creates the file if it is absent. `NotFound` if
+    /// its folder does not exist.
     pub fn take(path: &Path) -> io::Result<Self> {
         Self::take_within(path, PATIENCE)
     }
@@ -233,7 +234,7 @@ impl FileLock {
         loop {
             let file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?);
             lock_until(&file, until)?;
-            // The holder before may have moved the folder away: then this lock guards nothing.
+            // The previous holder may have moved the folder away: then this lock protects nothing.
             if path.symlink_metadata()?.ino() == file.metadata()?.ino() {
                 return Ok(Self { _file: file });
             }

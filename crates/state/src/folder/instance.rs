@@ -1,12 +1,13 @@
 //! One running bridge among those that share the folder: unknown → alive ⇄ silent, or dead.
 //!
-//! Each instance writes its record again and again. A reader compares it with what it read before, by
-//! the reader's own clock: unchanged for [`Instance::ttl`] *while it watched* means that the instance is
-//! silent, and its leases may be taken over. Clocks of different hosts are never compared, and time
-//! without a look (the reader was stopped itself, or the folder could not be read) hardly counts.
+//! Each instance renews its record periodically. A reader compares the record with the one it read before, by
+//! the reader's own clock: if it was unchanged for [`Instance::ttl`] *while the reader watched*, the instance
+//! is silent, and its leases may be taken over. Clocks of different hosts are never compared. Time between
+//! two reads counts only up to one renewal interval, because the reader may have been stopped itself, or the
+//! folder may have been unreadable.
 //!
-//! Where both run on one kernel and see the same mount, the instance's lock shows more: free means
-//! that the process has ended, at once. A held lock proves nothing, for a stopped process holds it.
+//! If both run on one kernel and see the same mount, the instance's file lock shows more: if it is free, the
+//! process has ended. A held lock proves nothing, because a stopped process holds it too.
 
 #[cfg(any(test, feature = "testing"))]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,29 +36,29 @@ use super::{
 };
 use crate::error::{StoreError, is_absent};
 
-/// How long an instance may be silent before its leases are taken over, where nothing else is set.
+/// Default time without a renewal after which the leases of an instance are taken over.
 const LEASE_TTL: Duration = Duration::from_secs(20);
-/// The record is renewed so many times within that.
+/// Number of renewals within the lease TTL.
 pub(super) const RENEWALS: u32 = 4;
-/// Within so many renewals an instance has looked at every lease that it holds: between two of them
-/// it does so once.
+/// Number of renewals within which an instance has checked every lease that it holds: it checks all of them
+/// once between two renewals.
 const LOOKED_THROUGH: u32 = 4;
-/// A silent instance may come back: its files are left much longer than its leases.
+/// A silent instance may resume: its files are kept much longer than its leases.
 const SILENT_FILES_KEPT: Duration = Duration::from_secs(3600);
 
-/// How an instance takes part.
+/// How an instance joins the folder.
 #[derive(Debug, Clone)]
 pub struct Membership {
-    /// Where other replicas reach it, if they can.
+    /// The address where other replicas reach it, if they can.
     pub address: Option<String>,
-    /// How long it may be silent before others take its leases over.
+    /// Time without a renewal after which other replicas take its leases over.
     pub ttl: Duration,
-    /// It looks at each lease that it holds after each renewal, and writes a broken one again.
+    /// Whether it checks each lease that it holds after each renewal, and rewrites a broken one.
     pub mends_leases: bool,
 }
 
 impl Default for Membership {
-    /// Of a command, which no replica needs to reach.
+    /// For a command, which other replicas need not reach.
     fn default() -> Self {
         Self {
             address: None,
@@ -67,13 +68,13 @@ impl Default for Membership {
     }
 }
 
-/// Names one run of one bridge process. Random; not a secret.
+/// Identifies one run of one bridge process. Random; not a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InstanceId(Uuid);
 
 impl InstanceId {
-    /// Of a new run.
+    /// An id for a new run.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
@@ -92,68 +93,68 @@ impl FromStr for InstanceId {
     }
 }
 
-/// What an instance says of itself.
+/// The record of an instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
     instance: InstanceId,
     boot_id: String,
-    /// Of the folder, as its kernel numbers mounts; none where its lock shows nothing.
+    /// The device number of the folder's mount on its kernel; `None` if its lock cannot be used.
     #[serde(default)]
     device: Option<u64>,
     pid: u32,
     host: String,
     address: Option<String>,
-    /// Milliseconds of silence after which its leases may be taken over.
+    /// Milliseconds without a renewal after which its leases may be taken over.
     #[serde(default)]
     ttl_ms: u64,
-    /// It takes nothing new: it is about to end.
+    /// The instance is shutting down and accepts no new work.
     #[serde(default)]
     draining: bool,
     /// See [`Membership::mends_leases`].
     #[serde(default)]
     mends_leases: bool,
     started_at: Timestamp,
-    /// Only ever compared with an earlier reading of itself.
+    /// Only compared with an earlier value of the same record.
     renewed_at: Timestamp,
 }
 
-/// This process, as the others see it.
+/// This process, as other instances see it.
 #[derive(Debug)]
 pub(super) struct Instance {
-    /// What it says of itself now. With a new certificate it has another address.
+    /// Its current record. The address changes with the certificate.
     record: Mutex<Record>,
     folder: PathBuf,
     staging: PathBuf,
-    /// None where the filesystem has no locks.
+    /// `None` if the filesystem does not support locks.
     alive: Mutex<Option<Alive>>,
     #[cfg(any(test, feature = "testing"))]
     killed: AtomicBool,
 }
 
-/// The lock file of this run: locked for as long as it is open.
+/// The lock file of this run: locked while it is open.
 #[derive(Debug)]
 struct Alive {
     file: File,
-    /// Of the folder, as our kernel numbers mounts.
+    /// The device number of the folder's mount on this kernel.
     device: u64,
 }
 
-/// Another instance that takes calls.
+/// Another instance that accepts calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Which run of which bridge.
+    /// The id of its run.
     pub instance: InstanceId,
-    /// Where it is reached.
+    /// The address where it is reached.
     pub address: String,
 }
 
-/// The other instances that live.
+/// The other live instances.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Others {
-    /// Those that take calls.
+    /// Those that accept calls.
     pub peers: Vec<Peer>,
-    /// How many there are in all. Each may take a lease over, also one that cannot be reached or is
-    /// about to end.
+    /// Number of all live ones. Each may take a lease over, including one that cannot be reached or is
+    /// shutting down.
     pub alive: usize,
 }
 
@@ -163,12 +164,12 @@ impl Instance {
         self.record.lock().instance
     }
 
-    /// Where other replicas reach this one, if that is known.
+    /// The address where other replicas reach this one, if known.
     pub fn address(&self) -> Option<String> {
         self.record.lock().address.clone()
     }
 
-    /// How long it may be silent before others take its leases over.
+    /// Time without a renewal after which other replicas take its leases over.
     pub fn ttl(&self) -> Duration {
         Duration::from_millis(self.record.lock().ttl_ms)
     }
@@ -216,7 +217,7 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Writes the record. Others clear staging away that has none, so both are made again here.
+    /// Writes the record. Other instances remove staging without a record, so both are restored here.
     pub(super) fn renew(&self) -> Result<(), StoreError> {
         let now = Timestamp::now();
         self.keep_locked()?;
@@ -236,7 +237,7 @@ impl Instance {
             other => other,
         };
         written.map_err(files::at("write", &path))?;
-        // What depends on it is how long children may live: only what the others can read counts.
+        // The lifetime of children depends on this record: only what the other instances can read counts.
         let shown = files::read_json::<Record>(&path).map_err(files::at("read", &path))?;
         if shown.is_none_or(|shown| shown.renewed_at != now) {
             let error = io::Error::other("a read does not return the data just written");
@@ -245,8 +246,8 @@ impl Instance {
         Ok(())
     }
 
-    /// Makes the lock file again where it was removed or replaced: one that is free would say
-    /// that this process has ended.
+    /// Recreates the lock file if it was removed or replaced: a free lock would mean that this process has
+    /// ended.
     fn keep_locked(&self) -> Result<(), StoreError> {
         let mut alive = self.alive.lock();
         let Some(held) = alive.as_mut() else {
@@ -268,8 +269,8 @@ impl Instance {
         alive.as_ref().map(|alive| alive.device)
     }
 
-    /// Whether the folder is still the one that was joined: our own lock lies there. A volume that was
-    /// mounted again, or a folder that was made again, has none or another one.
+    /// Checks that the folder is still the one that was joined: it contains this instance's lock. A volume
+    /// that was remounted, or a folder that was recreated, has no such lock or a different one.
     pub(super) fn is_shown(&self) -> Result<(), StoreError> {
         let alive = self.alive.lock();
         let kind = if alive.is_some() { "lock" } else { "json" };
@@ -300,7 +301,7 @@ impl Instance {
 
 #[cfg(any(test, feature = "testing"))]
 impl Instance {
-    /// Makes [`Self::leave`] clean nothing up, as after SIGKILL.
+    /// Makes [`Self::leave`] keep all files, as after SIGKILL.
     pub(super) fn forget_files(&self) {
         self.killed.store(true, Ordering::Relaxed);
     }
@@ -313,7 +314,7 @@ impl Drop for Instance {
 }
 
 impl Instance {
-    /// Removes what belongs to this run. The lock itself is held until the process ends.
+    /// Removes the files of this run. The lock itself is held until the process ends.
     pub(super) fn leave(&self) {
         #[cfg(any(test, feature = "testing"))]
         if self.killed.load(Ordering::Relaxed) {
@@ -327,14 +328,15 @@ impl Instance {
     }
 }
 
-/// Whether this file, and no other, is at `path`.
+/// Whether `path` is this file and not another one.
 fn lies_at(file: &File, path: &Path) -> io::Result<bool> {
     let own = file.metadata()?;
     let found = files::present(fs::symlink_metadata(path))?;
     Ok(found.is_some_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino())))
 }
 
-/// The file must never be seen unlocked, or we would be taken for dead. Returns the folder's device, too.
+/// Locks the file before it becomes visible: an unlocked one would mean that this process is dead. Also
+/// returns the folder's device.
 fn lock_then_show(hidden: &Path, shown: &Path) -> io::Result<Alive> {
     let file = files::create_new(hidden)?;
     let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(Into::into);
@@ -359,25 +361,25 @@ fn boot_id() -> String {
         .unwrap_or_default()
 }
 
-/// What is known of another instance.
+/// What is known about another instance.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Liveness {
-    /// It lives, as far as can be seen.
+    /// It is alive, as far as this instance can see.
     Alive {
-        /// Where it is reached.
+        /// The address where it is reached.
         address: Option<String>,
-        /// It is about to end, and gives its leases back as its calls end.
+        /// It is shutting down, and releases its leases as its calls end.
         draining: bool,
     },
-    /// It ended, or has been silent for too long.
+    /// It has ended, or has been silent for too long.
     Dead {
-        /// Its files may go too.
+        /// Its files may be removed too.
         for_sure: bool,
     },
 }
 
-/// What a record shows of its clock before it was seen to change: it may be old, but it cannot be of
-/// tomorrow, and one of just now is of a clock like ours.
+/// The clock difference that a record shows before its first observed renewal: the record may be old, but not
+/// from the future, and a recent one means that the clocks agree.
 fn ahead_at_first(record: &Record) -> Option<SignedDuration> {
     let ahead = Timestamp::now().duration_since(record.renewed_at);
     let fresh = Duration::from_millis(record.ttl_ms) / RENEWALS;
@@ -391,24 +393,24 @@ impl Liveness {
     }
 }
 
-/// What was seen of the others' records, by our own clock.
+/// The records of other instances as observed, by this instance's clock.
 #[derive(Debug, Default)]
 pub(super) struct Watched(Mutex<HashMap<InstanceId, Seen>>);
 
 #[derive(Debug)]
 struct Seen {
     renewed_at: Timestamp,
-    /// How many renewals were seen.
+    /// Number of observed renewals.
     renewals: u32,
     unchanged: Duration,
     looked: Instant,
-    /// How far our clock was ahead of its when it was last seen to write.
+    /// How far this clock was ahead of the instance's clock at the last observed renewal.
     ahead: Option<SignedDuration>,
 }
 
 impl Watched {
-    /// For how long the record has been seen unchanged. Between two looks no more counts than the
-    /// time between two renewals: no instance is dead because we did not look.
+    /// How long the record has been observed unchanged. The time between two reads counts only up to `most`,
+    /// the renewal interval: an instance must not count as dead because it was not observed.
     fn unchanged(&self, record: &Record, most: Duration, at: Instant) -> Duration {
         let mut seen = self.0.lock();
         let seen = seen.entry(record.instance).or_insert(Seen {
@@ -458,13 +460,13 @@ impl ChatStore {
         let folder = &self.instance.folder;
         let record = match files::read_json::<Record>(&folder.join(format!("{id}.json"))) {
             Ok(Some(record)) => record,
-            // It left, or never was.
+            // It left, or never existed.
             Ok(None) if locked(&folder.join(format!("{id}.lock"))) != Locked::Held => {
                 self.watched.forget(id);
                 return Liveness::Dead { for_sure: true };
             }
             unknown => {
-                // A record that was removed comes back with its next renewal.
+                // A removed record is restored by the next renewal.
                 if let Err(error) = unknown {
                     tracing::warn!(
                         %id,
@@ -478,11 +480,11 @@ impl ChatStore {
         };
         let same_mount = record.device.is_some() && record.device == self.instance.device();
         let same_kernel = !own.boot_id.is_empty() && record.boot_id == own.boot_id;
-        // One that is not there proves nothing: it may have been removed.
+        // An absent lock file proves nothing: it may have been removed.
         if same_mount && same_kernel && locked(&folder.join(format!("{id}.lock"))) == Locked::Free {
             return Liveness::Dead { for_sure: true };
         }
-        // Each may be set otherwise: the longer time is safe for both.
+        // The two instances may be configured differently: the longer time is safe for both.
         let ttl = Duration::from_millis(own.ttl_ms.max(record.ttl_ms));
         let silent = self.watched.unchanged(&record, ttl / RENEWALS, at);
         if silent >= ttl {
@@ -496,7 +498,7 @@ impl ChatStore {
         }
     }
 
-    /// Every instance that has a record, this one left out.
+    /// All instances that have a record, except this one.
     fn other_ids(&self) -> Result<impl Iterator<Item = InstanceId>, StoreError> {
         let folder = &self.instance.folder;
         let names = files::names_in(folder).map_err(files::at("list", folder))?;
@@ -508,8 +510,8 @@ impl ChatStore {
         Ok(ids.filter(move |id| *id != own))
     }
 
-    /// The living others that may hold a lease that cannot be read. Those that checked all their leases
-    /// since it was first found so are left out: they would have written it again.
+    /// The other live instances that may hold a lease that cannot be read. Instances that have checked all
+    /// their leases since the damage was first found are omitted: they would have rewritten it.
     pub(super) fn suspects(&self, job: JobId) -> Result<Vec<(InstanceId, Liveness)>, StoreError> {
         let mut found = Vec::new();
         for id in self.other_ids()? {
@@ -535,14 +537,14 @@ impl ChatStore {
         files::read_json(&path).unwrap_or_default()
     }
 
-    /// The clocks of the living others.
+    /// The clocks of the other live instances.
     pub(super) fn peer_clocks(&self) -> Result<Vec<PeerClock>, StoreError> {
         let mut clocks = Vec::new();
         for id in self.other_ids()? {
             if self.liveness(id).is_dead() {
                 continue;
             }
-            // One whose record cannot be read is as unknown as one that has not written yet.
+            // An unreadable record counts as unknown, like that of an instance that has not written yet.
             let host = self.record_of(id).map(|record| record.host);
             clocks.push(PeerClock {
                 host: host.unwrap_or_else(|| "another machine".to_owned()),
@@ -552,8 +554,8 @@ impl ChatStore {
         Ok(clocks)
     }
 
-    /// Looks at every instance once, so that silence is noticed in time; this one is left out. Call
-    /// it several times within each [`Self::renew_every`].
+    /// Reads the records of all other instances once, so that silence is detected in time. Call it several
+    /// times within each [`Self::renew_every`].
     pub fn others(&self) -> Result<Others, StoreError> {
         let mut others = Others::default();
         for instance in self.other_ids()? {
@@ -568,13 +570,12 @@ impl ChatStore {
         Ok(others)
     }
 
-    /// Whether an instance may still come back to work: not where it is known to have ended, or
-    /// was silent for too long.
+    /// Whether an instance may still resume work: false if it has ended or was silent for too long.
     pub fn is_alive(&self, id: InstanceId) -> bool {
         !self.liveness(id).is_dead()
     }
 
-    /// The instance, if others reach it.
+    /// The instance, if other replicas can reach it.
     pub fn peer(&self, id: InstanceId) -> Option<Peer> {
         let Liveness::Alive { address, .. } = self.liveness(id) else {
             return None;
@@ -583,7 +584,7 @@ impl ChatStore {
         Some(Peer { instance, address })
     }
 
-    /// Removes the files of dead instances; returns how many there were, and what failed.
+    /// Removes the files of dead instances; returns the number of instances, and the errors.
     pub(super) fn sweep_instances(&self) -> (u64, Vec<StoreError>) {
         let (mut removed, mut errors) = (0, Vec::new());
         let mut dead = std::collections::BTreeSet::new();
@@ -611,18 +612,18 @@ impl ChatStore {
     }
 }
 
-/// What the lock file of an instance says of its process.
+/// What the lock file of an instance shows about its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Locked {
-    /// It has not ended.
+    /// The process has not ended.
     Held,
-    /// It has ended.
+    /// The process has ended.
     Free,
-    /// Nothing: the file is not there or cannot be looked at.
+    /// Nothing: the file is absent or cannot be opened.
     Unknown,
 }
 
-/// By a shared lock, so that two readers do not see each other.
+/// Uses a shared lock, so that two readers do not conflict.
 fn locked(path: &Path) -> Locked {
     let Ok(file) = open_read(path) else {
         return Locked::Unknown;
@@ -662,7 +663,7 @@ mod tests {
         assert_eq!(store.liveness(id), Liveness::Dead { for_sure: true });
     }
 
-    /// The record of a bridge on another host, written by a clock that is far off.
+    /// The record of a bridge on another host, whose clock is far off.
     struct Foreign(Record);
 
     impl Foreign {
@@ -703,7 +704,7 @@ mod tests {
         assert_eq!(look(20), Liveness::Dead { for_sure: false });
         other.beat(&store, later(folder.now, -99_999));
         assert_eq!(look(21), alive);
-        // We were stopped, or the folder could not be read: that is no silence of its.
+        // This process was stopped, or the folder was unreadable: this does not count as silence.
         assert_eq!(look(500), alive);
     }
 
@@ -715,13 +716,13 @@ mod tests {
         let mut other = Foreign::new(&store);
         let now = Timestamp::now();
         let why = |store: &ChatStore| store.doubt().map(|doubt| doubt.why().to_owned());
-        // Two hours behind, or it wrote that two hours ago.
+        // The clock is two hours behind, or the record is two hours old.
         other.beat(&store, later(now, -7200));
         assert!(matches!(store.doubt(), Some(clock::Doubt::Unknown(_))));
         other.beat(&store, later(now, -7199));
         assert!(why(&store).unwrap().contains("ahead"));
         assert!(store.warnings()[0].contains("clean-up by age is paused"));
-        // It was set right.
+        // The clock was corrected.
         other.beat(&store, now);
         assert_eq!(store.doubt(), None);
         assert_eq!(store.warnings(), [] as [String; 0]);

@@ -1,15 +1,15 @@
-//! Which instance works in a chat. One at a time; a dead or silent one's lease is taken over.
+//! Which instance may use a chat. Only one at a time; the lease of a dead or silent one is taken over.
 //!
 //! ```text
 //! free ──acquire──▶ held ──release──▶ free
 //!                    └──holder dead or silent: acquire──▶ held by another; the first is fenced
 //! ```
-//! Each change of hands goes to the instance that makes the file `lease.N` first, N being the next
-//! fencing number; its rename to `lease` makes it so. That holds also where file locks do not reach
-//! other hosts.
+//! Every change of the holder is decided by the file `lease.N`, N being the next fencing number: the instance
+//! that creates it first wins and renames it to `lease`. That also works where file locks do not reach other
+//! hosts.
 //!
-//! A `lease` that cannot be read is held, not free: its holder writes it again, and it is not taken
-//! over as long as an instance lives that may be its holder.
+//! A `lease` that cannot be read counts as held: its holder rewrites it, and it is not taken over while an
+//! instance is alive that may be its holder.
 
 use std::{
     fs, io,
@@ -29,9 +29,9 @@ use super::{
 };
 use crate::error::{StoreError, is_absent};
 
-/// The file's name.
+/// Name of the lease file.
 const LEASE: &str = "lease";
-/// The number of a folder's first lease.
+/// Fencing number of a folder's first lease.
 pub(super) const FIRST: u64 = 1;
 
 /// The right of this instance to run processes in a chat, until released or taken over.
@@ -41,36 +41,37 @@ pub struct Lease {
     pub job: JobId,
     /// The holder.
     pub instance: InstanceId,
-    /// Grows by one with each change of hands: an older number has lost the chat.
+    /// Fencing number, incremented with each change of the holder: a lease with an older number has lost the
+    /// chat.
     pub fence: u64,
-    /// When this instance took it.
+    /// The time when this instance acquired it.
     pub since: Timestamp,
 }
 
-/// A living instance that holds a chat: the call belongs there.
+/// A live instance that holds a chat: the call must be forwarded there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this chat runs on another replica ({instance})")]
 pub struct Holder {
-    /// Which one.
+    /// The id of the instance.
     pub instance: InstanceId,
-    /// Where it can be reached, if it said so.
+    /// The address where it can be reached, if known.
     pub address: Option<String>,
-    /// It is about to end and will give the lease back: wait for that.
+    /// It is shutting down and will release the lease: wait for that.
     pub draining: bool,
 }
 
-/// Why a lease cannot be had.
+/// Why a lease cannot be acquired.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// A living instance has it: forward the call there.
+    /// A live instance holds it: forward the call there.
     #[error(transparent)]
     Elsewhere(Holder),
-    /// The folder failed; [`StoreError::JobGone`] when it was removed meanwhile: bind again.
+    /// The folder failed; [`StoreError::JobGone`] if it was removed in the meantime: bind again.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// The file. The fence stays when the holder goes.
+/// The lease file. The fence is kept when the holder releases it.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     instance: Option<InstanceId>,
@@ -80,14 +81,14 @@ struct Record {
 }
 
 impl ChatStore {
-    /// Writes a lease of ours into a folder that is not visible yet: with the first number, for which
-    /// no other instance can compete.
+    /// Writes a lease of this instance into a folder that is not visible yet, with the first number: no other
+    /// instance can compete for it.
     pub(super) fn write_first_lease(&self, folder: &Path, now: Timestamp) -> io::Result<()> {
         let record = self.own_record(FIRST, now);
         files::write_json(&folder.join(LEASE), &record, self.staging())
     }
 
-    /// The lease of ours with that number.
+    /// The lease of this instance with this number.
     pub(super) fn lease(&self, job: &Job, fence: u64, since: Timestamp) -> Lease {
         Lease {
             job: job.id(),
@@ -106,14 +107,15 @@ impl ChatStore {
         }
     }
 
-    /// Takes the lease: free, stale (its instance is dead or silent), or ours already (then the
-    /// same fence). Not counted: the caller releases once its last process in the chat has ended.
+    /// Acquires the lease: a free one, a stale one (its instance is dead or silent), or one that this
+    /// instance holds already (then with the same fence). Not counted: the caller releases it after its last
+    /// process in the chat has ended.
     pub(super) fn acquire_lease(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
         let _lock = FileLock::job(job)?;
         self.acquire_locked(job, now)
     }
 
-    /// The caller has the lock of the folder.
+    /// The caller holds the lock of the folder.
     pub(super) fn acquire_locked(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
         loop {
             let found = read(job)?;
@@ -131,15 +133,15 @@ impl ChatStore {
             let record = self.own_record(fence, now);
             if self.put_in_place(job, claim, &record, &found, Durable::Yes)? {
                 self.broken.lock().remove(&job.id());
-                // What a bridge of an earlier version left that was killed.
+                // A claim left by a killed bridge of an earlier version.
                 let _ = remove_tree(&claim_path(job, fence.saturating_sub(1)));
                 return Ok(self.lease(job, fence, now));
             }
         }
     }
 
-    /// Refuses as long as an instance lives that holds the lease, or may hold it. Returns the number of the
-    /// claim with which it can be taken.
+    /// Fails while an instance is alive that holds the lease, or may hold it. Returns the number of the claim
+    /// with which the lease can be taken.
     fn refuse_others(&self, job: &Job, found: &Found) -> Result<u64, LeaseError> {
         match found {
             Found::Record(record) => {
@@ -156,7 +158,7 @@ impl ChatStore {
         match self.liveness(holder) {
             Liveness::Alive { address, draining } => Err(LeaseError::Elsewhere(Holder {
                 instance: holder,
-                // What it says now counts: a pod may have come back under another address.
+                // The current address has priority: a pod may have restarted under a different one.
                 address: address.or(known),
                 draining,
             })),
@@ -164,7 +166,7 @@ impl ChatStore {
         }
     }
 
-    /// Refuses as long as an instance lives that may hold a lease that cannot be read.
+    /// Fails while an instance is alive that may hold a lease that cannot be read.
     fn refuse_suspects(&self, job: &Job, why: &str) -> Result<(), LeaseError> {
         let new = !self.broken.lock().contains_key(&job.id());
         let mut suspects = self.suspects(job.id())?.into_iter();
@@ -193,16 +195,17 @@ impl ChatStore {
         Err(LeaseError::Elsewhere(Holder {
             instance,
             address,
-            // Of several one cannot be picked: the call waits until the holder has shown itself.
+            // With several candidates none can be chosen: the call waits until the holder has rewritten its
+            // lease.
             draining: draining || others > 0,
         }))
     }
 
-    /// Puts `record` in the place of what was `found`, if no other instance was faster: the file
-    /// `lease.{claim}` is made by one instance alone, holds the record from the beginning, and
-    /// becomes the lease by its rename. An instance that takes its maker for dead removes it first, so
-    /// that a maker that was only stopped for long finds nothing to rename: the number never goes back.
-    /// `false`: look again.
+    /// Replaces the lease `found` by `record`, unless another instance was first: only one instance can
+    /// create the file `lease.{claim}`, which contains the record from the start and becomes the lease by its
+    /// rename. An instance that considers its creator dead removes the claim first, so a creator that was
+    /// only stopped for long finds nothing to rename: the number never decreases. `false`: read the lease
+    /// again.
     fn put_in_place(
         &self,
         job: &Job,
@@ -218,7 +221,7 @@ impl ChatStore {
             self.clear_claim(&claim)?;
             return Ok(false);
         }
-        // Between the look and the claim the number may have been used already.
+        // The number may have been used between the read and the claim.
         let same = read(job).map(|now| now == *found);
         if !matches!(same, Ok(true)) {
             let _ = remove_tree(&claim);
@@ -227,7 +230,7 @@ impl ChatStore {
         match fs::rename(&claim, &lease) {
             Ok(()) => {}
             Err(error) if is_absent(&error) => return Ok(false),
-            // Something else is in the lease's place: it goes, and then it is as if it had not been.
+            // The lease's path is a folder: remove it and read the lease again.
             Err(_) if lease.is_dir() => {
                 let _ = remove_tree(&claim);
                 remove_tree(&lease).map_err(files::at("replace", &lease))?;
@@ -238,14 +241,14 @@ impl ChatStore {
                 return Err(files::at("write", &lease)(error).into());
             }
         }
-        // Another's claim may have stood under that name by then.
+        // The renamed claim may have been another instance's.
         Ok(matches!(read(job)?, Found::Record(now) if now == *record))
     }
 
-    /// Takes the claim of a dead instance out of the way; refuses where its maker lives.
+    /// Removes the claim of a dead instance; fails if its creator is alive.
     fn clear_claim(&self, path: &Path) -> Result<(), LeaseError> {
         let read_claim = |path: &Path| match files::present(files::read_record(path)) {
-            // A child put something else there.
+            // A child replaced it by something else.
             Err(error) if files::is_broken(&error) => Ok(Some(Vec::new())),
             content => content.map_err(files::at("read", path)),
         };
@@ -255,12 +258,12 @@ impl ChatStore {
         if let Some(maker) = claimant(&content).filter(|maker| *maker != self.instance()) {
             self.refuse_alive(maker, None)?;
         }
-        // By rename: of several that do this one gets it.
+        // The rename succeeds for only one of several concurrent callers.
         let taken = self.move_aside(path).map_err(files::at("remove", path))?;
         let Some(taken) = taken else {
             return Ok(());
         };
-        // Since the look a living one's may have come into its place: that is put back.
+        // A live instance may have created a new claim since the check: that one is restored.
         let another = !matches!(read_claim(&taken)?, Some(now) if now == content);
         if another {
             let _ = fs::hard_link(&taken, path);
@@ -269,7 +272,7 @@ impl ChatStore {
         Ok(())
     }
 
-    /// Gives it back. Fine if it was taken over or the folder is gone.
+    /// Releases the lease. Succeeds if it was taken over or the folder no longer exists.
     pub fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let Some(job) = self.job(lease.job)? else {
             return Ok(());
@@ -287,26 +290,26 @@ impl ChatStore {
             if matches!(&found, Found::Record(record) if !is_of(record, lease)) {
                 return Ok(());
             }
-            // A lost one after a crash of the host is as stale as a released one.
+            // If a crash of the host loses the release, the lease is stale, which is as good as released.
             let put = self.put_in_place(&job, lease.fence + 1, &free, &found, Durable::No);
             match put {
                 Ok(false) => {}
-                // Elsewhere: another instance is about to take it over.
+                // `Elsewhere`: another instance is taking it over.
                 Ok(true) | Err(LeaseError::Elsewhere(_)) => return Ok(()),
                 Err(LeaseError::Store(error)) => return Err(error),
             }
         }
     }
 
-    /// Whether it was not taken over. One that was taken over is lost for good: nothing may be
-    /// written in its name any more. A record that is broken is written again by this.
+    /// Whether this instance still holds the lease. After a takeover it is lost permanently: nothing may be
+    /// written under it any more. Rewrites a broken record.
     pub fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
         let Some(job) = self.job(lease.job)? else {
             return Ok(false);
         };
         match read(&job)? {
             Found::Record(record) => Ok(is_of(&record, lease)),
-            // A broken one is not taken over as long as we live.
+            // A broken lease is not taken over while this instance is alive.
             Found::Broken(why) => self.mend(&job, lease, &why),
         }
     }
@@ -314,7 +317,7 @@ impl ChatStore {
     fn mend(&self, job: &Job, lease: &Lease, why: &str) -> Result<bool, StoreError> {
         let _lock = match FileLock::job(job) {
             Err(StoreError::JobGone) => return Ok(false),
-            // Without it the claim decides.
+            // Without the lock, the claim decides.
             other => other.ok(),
         };
         let record = self.own_record(lease.fence, lease.since);
@@ -334,7 +337,7 @@ impl ChatStore {
                     );
                     return Ok(true);
                 }
-                // An instance takes us for dead, and has not taken it over yet.
+                // An instance considers this one dead, and has not taken the lease over yet.
                 Err(LeaseError::Elsewhere(_)) => return Ok(true),
                 Err(LeaseError::Store(error)) => {
                     tracing::warn!(
@@ -349,7 +352,7 @@ impl ChatStore {
         }
     }
 
-    /// Forgets leases that could not be read and by now can be, or are gone.
+    /// Forgets unreadable leases that can be read again or no longer exist.
     pub(super) fn forget_mended(&self) {
         let noted: Vec<JobId> = self.broken.lock().keys().copied().collect();
         for id in noted {
@@ -364,9 +367,9 @@ impl ChatStore {
         }
     }
 
-    /// Refuses where another instance has taken the chat over since the lease with that number: before
-    /// each write, under the lock of the folder. A lease of our own with a later number is no takeover:
-    /// what a call did may be written after its chat was closed and opened again.
+    /// Fails if another instance has taken the chat over since the lease with this number. Must be called
+    /// before each write, under the lock of the folder. A later lease of this instance is no takeover: the
+    /// results of a call may be written after its chat was closed and opened again.
     pub(super) fn refuse_fenced(&self, job: &Job, fence: u64) -> Result<(), StoreError> {
         let Found::Record(record) = read(job)? else {
             return Ok(());
@@ -378,7 +381,7 @@ impl ChatStore {
         }
     }
 
-    /// The living holder of a chat's lease, ourselves included; of a broken one an instance that may
+    /// The live holder of a chat's lease, which may be this instance; for a broken lease an instance that may
     /// hold it.
     pub(super) fn leased_by(&self, job: &Job) -> Result<Option<InstanceId>, StoreError> {
         match read(job)? {
@@ -390,7 +393,7 @@ impl ChatStore {
         }
     }
 
-    /// What [`Self::acquire_lease`] would refuse with, without taking anything.
+    /// The error that [`Self::acquire_lease`] would return, without acquiring anything.
     pub(super) fn check_elsewhere(&self, job: &Job) -> Result<(), LeaseError> {
         match read(job)? {
             Found::Record(record) if record.instance == Some(self.instance()) => Ok(()),
@@ -398,8 +401,8 @@ impl ChatStore {
         }
     }
 
-    /// Keeps all others from taking a chat that is about to be removed: the claim goes with
-    /// its folder. The caller has its lock.
+    /// Prevents other instances from taking a chat that is about to be removed: the claim is removed with its
+    /// folder. The caller holds the folder's lock.
     pub(super) fn claim_to_remove(&self, job: &Job) -> Result<PathBuf, LeaseError> {
         loop {
             let found = read(job)?;
@@ -419,7 +422,7 @@ impl ChatStore {
         }
     }
 
-    /// Removes what instances that are dead left when they were killed on their way to a lease.
+    /// Removes claims of instances that died before they acquired the lease.
     pub(super) fn sweep_claims(&self, job: &Job) -> Result<(), StoreError> {
         let folder = job.folder();
         let names = files::names_in(folder).map_err(files::at("list", folder))?;
@@ -436,19 +439,19 @@ impl ChatStore {
     }
 }
 
-/// The claim on a lease that cannot be read: its number is not known.
+/// The claim number for a lease that cannot be read, because its number is unknown.
 const MENDING: u64 = 0;
 
-/// A number that is larger than what a lease that cannot be read can have had: none changes hands
-/// once a second for fifty years.
+/// A number that is larger than any that an unreadable lease can have had: no lease changes its holder once a
+/// second for fifty years.
 fn beyond_any(now: Timestamp) -> u64 {
     u64::try_from(now.as_second()).unwrap_or(0).max(1 << 30)
 }
 
-/// The maker of a claim; an earlier version wrote only that.
+/// The creator of a claim; an earlier version wrote only its id.
 fn claimant(content: &[u8]) -> Option<InstanceId> {
     if let Ok(record) = serde_json::from_slice::<Record>(content) {
-        // A claim to release has no maker: it takes no time.
+        // A claim that releases a lease has no creator, because it takes no time.
         return record.instance;
     }
     std::str::from_utf8(content).ok()?.trim().parse().ok()
@@ -466,11 +469,11 @@ fn claim_path(job: &Job, claim: u64) -> PathBuf {
     job.folder().join(format!("lease.{claim}"))
 }
 
-/// What stands in the file.
+/// The content of the lease file.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Record(Record),
-    /// Torn, or something else in its place: it may be held.
+    /// Corrupt, or not a regular file: it may be held.
     Broken(String),
 }
 
@@ -478,7 +481,7 @@ fn read(job: &Job) -> Result<Found, StoreError> {
     let path = path(job);
     match files::read_json(&path) {
         Ok(Some(record)) => Ok(Found::Record(record)),
-        // It was never held; or it is held, and was removed.
+        // Either the chat was never leased, or the file of a held lease was removed.
         Ok(None) if record::has_live_sessions(job)? => {
             Ok(Found::Broken("it was removed".to_owned()))
         }
@@ -514,7 +517,7 @@ mod tests {
         let held = one
             .acquire_chat(&key("c"), &new_chat(), folder.now)
             .unwrap();
-        // However late by the wall clock: no instance has watched it be silent.
+        // However late by the wall clock: no instance has observed its silence.
         match two.acquire_lease(&held.job, later(folder.now, 100_000)) {
             Err(LeaseError::Elsewhere(Holder {
                 instance,
@@ -667,7 +670,7 @@ mod tests {
         let folder = Folder::new();
         let (slow, other) = (folder.open(), folder.open());
         let job = slow.create_job(&new_chat(), folder.now).unwrap();
-        // What `slow` does up to its rename, after which it is stopped for longer than its time.
+        // The steps of `slow` before its rename; it is then stopped for longer than its TTL.
         let found = read(&job).unwrap();
         let record = slow.own_record(1, folder.now);
         let content = files::to_json(&record).unwrap();
@@ -688,13 +691,13 @@ mod tests {
             ..taken.clone()
         };
         assert!(!slow.holds(&lost).unwrap());
-        // Nor can it give back what is another's by now.
+        // Nor can it release a lease that another instance holds.
         slow.release(&lost).unwrap();
         assert!(other.holds(&taken).unwrap());
         assert_eq!(claims(&job), [] as [String; 0]);
     }
 
-    /// What may stand in the place of a lease after a crash of the host, or put there by a child.
+    /// What may be at a lease's path after a crash of the host, or because of a child.
     fn break_lease(job: &Job, how: usize) {
         let path = path(job);
         std::fs::remove_file(&path).unwrap();
@@ -707,7 +710,7 @@ mod tests {
                 use rustix::fs::{CWD, Mode, mkfifoat};
                 mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
             }
-            // Removed; the process that works there is still in the metadata.
+            // Removed; the process in the chat is still in the metadata.
             _ => {}
         }
     }

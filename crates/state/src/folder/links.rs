@@ -21,38 +21,38 @@ use super::{
 };
 use crate::error::{StoreError, is_disk_full};
 
-/// One version of one file, behind its own link.
+/// One version of one file, with its link.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Artifact {
-    /// The capability.
+    /// The secret part of the URL, which grants access.
     pub token: LinkToken,
-    /// The file's own name, for people: UTF-8, no control characters, no separators.
+    /// The file's name for display: UTF-8, no control characters, no separators.
     pub name: String,
-    /// Where it lay under `work/`, for people; `/` between the parts.
+    /// Its path below `work/` for display; `/` between the parts.
     pub path: String,
     /// `[A-Za-z0-9._-]` only, extension kept: the last part of the URL.
     pub ascii_name: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// From the name's extension.
+    /// Derived from the name's extension.
     pub mime_type: String,
-    /// Of the bytes; lower-case hex.
+    /// SHA-256 of the bytes; lower-case hex.
     pub sha256: String,
-    /// When the link was handed out.
+    /// When the link was created.
     pub created_at: Timestamp,
-    /// When it ends.
+    /// When the link expires.
     pub expires_at: Timestamp,
-    /// When the bytes went; the record is then a tombstone.
+    /// When the bytes were deleted; the record is then a tombstone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone_at: Option<Timestamp>,
-    /// Why they went.
+    /// Why they were deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<GoneReason>,
-    /// The chat's folder that it came from.
+    /// The workspace that the file came from.
     pub job: JobId,
-    /// The server that made it.
+    /// The server that created it.
     pub server: String,
-    /// The tool that made it.
+    /// The tool that created it.
     pub tool: String,
     /// The owner.
     pub principal: PrincipalHash,
@@ -70,7 +70,7 @@ impl Artifact {
     }
 }
 
-/// Why a link's bytes are gone.
+/// Why a link's bytes were deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GoneReason {
@@ -80,21 +80,21 @@ pub enum GoneReason {
     Revoked,
 }
 
-/// What a token leads to.
+/// The result of looking a token up.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Link {
-    /// The file, and what [`BlobStore::get`](crate::BlobStore::get) opens its bytes by.
+    /// The file, and the id with which [`BlobStore::get`](crate::BlobStore::get) opens its bytes.
     Live(Box<Artifact>, BlobId),
     /// It existed: 410.
     Gone(GoneReason),
-    /// It never existed, or its tombstone is over: 404.
+    /// It never existed, or its tombstone has expired: 404.
     Unknown,
 }
 
-/// How long a link that ended answers 410 before it is as if it had never been.
+/// How long a link that ended returns 410; after that it is unknown (404).
 pub(super) const TOMBSTONE: Duration = Duration::from_hours(7 * 24);
 
-/// The record, with what proves that the bytes are those that were hashed.
+/// The record, with the stamp that proves that the bytes are those that were hashed.
 #[derive(Serialize, Deserialize)]
 struct Published<'a> {
     #[serde(flatten)]
@@ -103,13 +103,13 @@ struct Published<'a> {
     stamp: Option<Stamp>,
 }
 
-/// How many chats are remembered as being on the disk.
+/// Maximum number of chats remembered as synced to disk.
 const SYNCED: usize = 100_000;
 const META: &str = "meta.json";
 
 impl ChatStore {
-    /// Makes the bytes reachable under `artifact.token`. When this returns, the record is on the disk,
-    /// too: a link is a promise.
+    /// Makes the bytes reachable under `artifact.token`. When this returns, the record is synced to disk too,
+    /// so that a returned link survives a crash.
     pub(super) fn publish(
         &self,
         lease: &Lease,
@@ -146,8 +146,8 @@ impl ChatStore {
         Ok(())
     }
 
-    /// Makes sure, once in the life of this process, that the records of a chat are on the disk. Its
-    /// folder may be gone by now.
+    /// Syncs the records of a chat to disk, once in the lifetime of this process. The folder may no longer
+    /// exist.
     fn sync_records(&self, id: JobId) -> Result<(), StoreError> {
         let Some(job) = self.job(id)? else {
             return Ok(());
@@ -170,7 +170,7 @@ impl ChatStore {
         Ok(())
     }
 
-    /// Looks a token up. A link expires by the clock alone, not when the clean-up comes by.
+    /// Looks a token up. The clock decides whether a link has expired, not the clean-up.
     pub fn link(&self, token: &LinkToken) -> Result<Link, StoreError> {
         self.link_at(token, self.now())
     }
@@ -198,7 +198,7 @@ impl ChatStore {
         Ok(Link::Gone(reason))
     }
 
-    /// Ends a link: its bytes go at once and it answers 410. `false` if none is live.
+    /// Ends a link: its bytes are deleted at once and it returns 410. `false` if there is no live link.
     pub fn revoke(&self, token: &LinkToken) -> Result<bool, StoreError> {
         self.revoke_at(token, self.now())
     }
@@ -226,7 +226,8 @@ impl ChatStore {
         failed.map_or(Ok(found), Err)
     }
 
-    /// Removes a link that was not handed out: record and bytes go, it answers 404. Absent is fine.
+    /// Removes a link that was not returned to a caller: record and bytes are deleted, it returns 404. Absent
+    /// is fine.
     pub fn remove_link(&self, token: &LinkToken) -> Result<(), StoreError> {
         self.remove_whole(&self.link_folder(token))
     }
@@ -247,7 +248,7 @@ impl ChatStore {
         .map_err(files::at("revoke the link", &folder))
     }
 
-    /// Visits the folder of every link, in no order.
+    /// Visits the folder of every link, in any order.
     pub(super) fn each_link(&self, mut visit: impl FnMut(Result<PathBuf, StoreError>)) {
         let top = self.bridge("artifacts");
         let names = |path: &Path| files::names_in(path).map_err(files::at("list", path));
@@ -274,8 +275,8 @@ impl ChatStore {
     }
 }
 
-/// The record first, so that no record promises bytes that are gone. On a full disk the other way
-/// round: the record may need the room that the bytes take.
+/// Updates the record first, so that no record refers to deleted bytes. On a full disk the order is reversed,
+/// because the record may need the space of the bytes.
 fn end_in_order(folder: &Path, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
     match write() {
         Err(error) if is_disk_full(&error) => {

@@ -1,4 +1,4 @@
-//! Today's state: files in the jobs folder, which several bridges may share.
+//! The current implementation of the store: files in the jobs folder, which several bridges may share.
 
 mod blobs;
 mod catalog;
@@ -49,29 +49,29 @@ pub use record::{
 pub use remove::remove_tree;
 pub use sweep::{DiskUsage, GcReport, Swept};
 
-/// Which instance works in which chat, the owners, and the links, in files of the jobs folder.
+/// The instances and their leases, the owners of chats, and the links, in files of the jobs folder.
 ///
 /// Dropping it ends the instance: its leases are then stale.
 #[derive(Debug)]
 pub struct ChatStore {
     root: PathBuf,
-    /// The folder as the operator spelled it, made absolute: children may print that spelling.
+    /// The folder's path as configured, made absolute: children may print it in this form.
     configured: PathBuf,
     instance: Instance,
     watched: instance::Watched,
     clock: Clock,
     hashed: blobs::Hashed,
-    /// Chats with records that are known to be on the disk.
+    /// Chats whose records are known to be synced to disk.
     synced: Mutex<HashSet<JobId>>,
-    /// A round of clean-up was done.
+    /// Whether a clean-up round has run.
     swept: AtomicBool,
-    /// Leases that cannot be read: the others' renewals that had been seen when that was noticed.
+    /// Leases that cannot be read, with the renewals of other instances observed when that was first noticed.
     broken: Mutex<HashMap<JobId, HashMap<InstanceId, u32>>>,
 }
 
 impl ChatStore {
-    /// Opens the folder (made 0700 where absent), joins it as a new instance and clears what dead
-    /// instances left half-made.
+    /// Opens the folder (created with mode 0700 if absent), joins it as a new instance and removes partial
+    /// files of dead instances.
     pub fn open(jobs_dir: &Path, membership: &Membership) -> Result<Self, StoreError> {
         let (root, configured) = prepare(jobs_dir)?;
         let instance = Instance::join(&root.join(".bridge"), membership)?;
@@ -92,33 +92,33 @@ impl ChatStore {
         Ok(store)
     }
 
-    /// The id of this instance, under which it holds its leases.
+    /// The id under which this instance holds its leases.
     pub fn instance(&self) -> InstanceId {
         self.instance.id()
     }
 
-    /// How long it may be silent before others take its leases over.
+    /// Time without a renewal after which other instances take its leases over.
     pub fn ttl(&self) -> Duration {
         self.instance.ttl()
     }
 
-    /// How often [`Self::renew`] is due.
+    /// The interval at which [`Self::renew`] must be called.
     pub fn renew_every(&self) -> Duration {
         self.ttl() / instance::RENEWALS
     }
 
-    /// The bytes that links lead to.
+    /// The bytes of linked files.
     pub fn blobs(&self) -> BlobStore<'_> {
         BlobStore(self)
     }
 
-    /// Leaves the folder as this instance's last act: its files and staging are removed, and its leases
-    /// are stale once the process ends.
+    /// Leaves the folder; must be this instance's last call: its files and staging are removed, and its
+    /// leases are stale after the process has ended.
     pub fn leave(&self) {
         self.instance.leave();
     }
 
-    /// Tells the other replicas that this one lives. Call every [`Self::renew_every`].
+    /// Tells the other replicas that this one is alive. Call it every [`Self::renew_every`].
     pub fn renew(&self) -> Result<(), StoreError> {
         self.forget_mended();
         match self.instance.renew() {
@@ -127,7 +127,7 @@ impl ChatStore {
         }
     }
 
-    /// What the filesystem takes for the time: its own clock where it is another machine's.
+    /// The current time of the filesystem: that of the server if the storage is remote.
     fn write_probe(&self) -> Result<std::time::SystemTime, StoreError> {
         let path = self.staging().join(format!("probe-{}", Uuid::new_v4()));
         let made = files::create_new(&path).and_then(|mut file| {
@@ -142,8 +142,8 @@ impl ChatStore {
             .map_err(files::at("write", &path))
     }
 
-    /// Makes our own folders again. Where the jobs folder was emptied, or another volume mounted in its
-    /// place, the records are gone: chats start over, but they do start.
+    /// Recreates the bridge's own folders. If the jobs folder was emptied, or a different volume is mounted
+    /// there, the records are lost: chats start with new workspaces.
     fn restore(&self) -> Result<(), StoreError> {
         let (root, _) = prepare(&self.configured)?;
         if root != self.root {
@@ -165,8 +165,8 @@ impl ChatStore {
         Ok(())
     }
 
-    /// Does `work`; where that failed because our own folders are gone, makes them and does it
-    /// once more.
+    /// Runs `work`; if that fails because the bridge's own folders do not exist, creates them and runs it
+    /// again.
     fn in_whole_folder<T>(
         &self,
         work: impl Fn() -> Result<T, StoreError>,
@@ -182,20 +182,20 @@ impl ChatStore {
         }
     }
 
-    /// Tells the other replicas that this one is about to end: they bring nothing new, and wait for
+    /// Tells the other replicas that this one is shutting down: they forward no new calls to it, and wait for
     /// its leases.
     pub fn drain(&self) -> Result<(), StoreError> {
         self.instance.drain();
         self.instance.renew()
     }
 
-    /// Tells the other replicas where this one is reached from now on.
+    /// Tells the other replicas the new address of this one.
     pub fn move_to(&self, address: String) -> Result<(), StoreError> {
         self.instance.move_to(address);
         self.instance.renew()
     }
 
-    /// The secret that all bridges on this folder share: made by the first of them, at random.
+    /// The secret that all bridges on this folder share: created at random by the first of them.
     pub fn peer_key(&self) -> Result<Vec<u8>, StoreError> {
         let path = self.bridge("peer-key");
         let fresh = LinkToken::random().as_str().to_owned() + LinkToken::random().as_str();
@@ -209,7 +209,7 @@ impl ChatStore {
         Ok(key)
     }
 
-    /// What deserves a look in the jobs folder though the bridge serves.
+    /// Warnings about the jobs folder that do not stop the bridge.
     pub fn warnings(&self) -> Vec<String> {
         let broken = self.broken.lock().len();
         let broken = (broken > 0).then(|| {
@@ -222,13 +222,13 @@ impl ChatStore {
         broken.into_iter().chain(self.clock.warning()).collect()
     }
 
-    /// The time as it is believed to be: what is written down and what is judged by it. A clock that is
-    /// set while the bridge runs is not followed at once.
+    /// The trusted time, for records and ages. If the clock is set while the bridge runs, the change is not
+    /// followed at once.
     pub fn now(&self) -> Timestamp {
         self.clock.believed(Moment::now())
     }
 
-    /// Why nothing may be removed for its age now. Blocks on the disk.
+    /// Why nothing may be removed by age now. Blocks on the disk.
     fn doubt(&self) -> Option<Doubt> {
         let disk = self.in_whole_folder(|| self.write_probe()).ok();
         match self.peer_clocks() {
@@ -237,8 +237,8 @@ impl ChatStore {
         }
     }
 
-    /// The same for a command, which has seen nothing of the others yet: waits until they were seen
-    /// to write, or silent.
+    /// The same for a command, which has not observed the other instances yet: waits until each has renewed
+    /// its record or counts as silent.
     fn doubt_once_clocks_are_known(&self) -> Option<Doubt> {
         let until = Instant::now() + self.ttl() * 2;
         loop {
@@ -256,13 +256,13 @@ impl ChatStore {
         &self.root
     }
 
-    /// Bytes that are free on the folder's filesystem for us, for the free-disk floor.
+    /// Bytes that this user can still use on the folder's filesystem, for the free-disk minimum.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
         let found = self.statvfs()?;
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
-    /// Lets the instance end as by SIGKILL.
+    /// Makes the instance end as if by SIGKILL.
     #[cfg(any(test, feature = "testing"))]
     pub fn forget_files(&self) {
         self.instance.forget_files();
@@ -272,17 +272,16 @@ impl ChatStore {
         self.root.join(".bridge").join(part)
     }
 
-    /// Ours alone, on the same filesystem as everything else in the folder.
-    /// What is in it ends with this process.
+    /// A folder that only this process uses, on the same filesystem as the rest of the jobs folder. Its
+    /// content is removed when the process ends.
     pub fn staging(&self) -> &Path {
         self.instance.staging()
     }
 }
 
 impl ChatStore {
-    /// Does in small what each new chat does: makes a folder and a file with something in it, and
-    /// takes both away. Returns the bytes that are free for us; the error says what is wrong. Blocks for as
-    /// long as the disk does.
+    /// Performs the disk operations of a new chat: creates a folder with a non-empty file, and removes both.
+    /// Returns the bytes that this user can still use; the error describes the problem. Blocks on the disk.
     pub fn probe(&self) -> Result<u64, StoreError> {
         self.instance.is_shown()?;
         let room = self.statvfs()?;
@@ -291,7 +290,7 @@ impl ChatStore {
         let path = self.staging().join(format!("probe-{}", Uuid::new_v4()));
         let mut made = fs::create_dir(&path);
         if made.as_ref().is_err_and(is_absent) {
-            // Others clear it away where this bridge was silent for long.
+            // Other instances remove it after this one was silent for long.
             self.instance.is_shown()?;
             made = files::make_dir(self.staging()).and_then(|()| fs::create_dir(&path));
         }
@@ -310,7 +309,7 @@ impl ChatStore {
     }
 }
 
-/// The system says "no space" of names, too.
+/// The system also reports "no space" if no inodes are left.
 fn explained(error: io::Error, room: &StatVfs) -> io::Error {
     let full = is_disk_full(&error);
     if full && room.f_files > 0 && room.f_favail == 0 {
@@ -320,7 +319,7 @@ fn explained(error: io::Error, room: &StatVfs) -> io::Error {
     error
 }
 
-/// What is made below `.bridge`.
+/// The folders below `.bridge`.
 const FOLDERS: [&str; 6] = ["", "bindings", "artifacts", "catalog", "instances", "tmp"];
 
 /// Returns the canonical and the configured absolute path.
@@ -330,7 +329,7 @@ fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
         problem,
     };
     let failed = |error: io::Error| unusable(explain(&error));
-    // Collecting the parts drops a trailing slash, behind which a link would not be seen.
+    // Collecting the components drops a trailing slash, which would hide that the path is a link.
     let configured: PathBuf = std::path::absolute(jobs_dir)
         .map_err(failed)?
         .components()
@@ -366,7 +365,7 @@ fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
     }
     let root = configured.canonicalize().map_err(failed)?;
     let records = root.join(".bridge");
-    // In a folder that is not ours alone another user may have been first.
+    // In a shared folder, another user may have created it first.
     if let Ok(there) = fs::symlink_metadata(&records)
         && !files::is_own_dir(&records).map_err(failed)?
     {
@@ -382,15 +381,15 @@ fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
     Ok((root, configured))
 }
 
-/// Whether every folder of ours is there.
+/// Whether all of the bridge's own folders exist.
 fn is_whole(root: &Path) -> bool {
     let there = |part: &&str| files::is_own_dir(&root.join(".bridge").join(part));
     FOLDERS.iter().all(|part| there(part).unwrap_or(true))
 }
 
-/// A folder of another user is a volume that our group may write (Kubernetes mounts them so, with
-/// `fsGroup`), or one where all may write but only move their own (sticky). What we make in it is
-/// ours alone.
+/// A folder of another user is acceptable if only its group may write (Kubernetes mounts volumes so, with
+/// `fsGroup`), or if all may write but only move their own files (sticky). Folders that the bridge creates in
+/// it are private.
 fn all_users_may_change(mode: u32) -> bool {
     let (others_write, sticky) = (mode & 0o002 != 0, mode & 0o1000 != 0);
     others_write && !sticky

@@ -1,5 +1,5 @@
-//! What is written down of a chat in its folder: `metadata.json`, and a line for each call in
-//! `journal.jsonl`. Never the chat's id or the user's name.
+//! The records of a chat in its folder: `metadata.json`, and one line per call in `journal.jsonl`. They never
+//! contain the chat's id or the user's name.
 
 use std::{
     borrow::Cow,
@@ -22,8 +22,8 @@ use super::{
 };
 use crate::error::{StoreError, is_absent};
 
-/// The owner of a chat or a link as it is written to disk: SHA-256 of the principal, in lower-case hex.
-/// Enough to find what they own, not to name them.
+/// The owner of a chat or a link as written to disk: SHA-256 of the principal, in lower-case hex. Enough to
+/// find a user's data, but it does not reveal the user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PrincipalHash(Box<str>);
@@ -38,7 +38,7 @@ impl From<&Principal> for PrincipalHash {
     }
 }
 
-/// Where a chat is in its life: created → running ⇄ idle → ended | failed.
+/// The status of a chat: created → running ⇄ idle → ended | failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
@@ -47,64 +47,64 @@ pub enum JobStatus {
     Created,
     /// A call is being executed.
     Running,
-    /// A session lives, no call runs.
+    /// A session is live, no call is running.
     Idle,
-    /// No session lives; kept until retention is over.
+    /// No session is live; kept until the retention ends.
     Ended,
-    /// As `Ended`, and the last call failed; `error` says why.
+    /// Like `Ended`, and the last call failed; `error` has the reason.
     Failed,
 }
 
-/// A process that works in the chat.
+/// A process that runs in the chat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveSession {
     /// The server's name.
     pub server: String,
-    /// Its own among the children of the lease's instance.
+    /// Its number among the children of the lease's instance.
     #[serde(default)]
     pub number: u64,
-    /// The child's process id, on the host of the lease's instance; none for a remote server.
+    /// The child's process id, on the host of the lease's instance; `None` for a remote server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-    /// When it was started.
+    /// The time of its start.
     pub started_at: Timestamp,
 }
 
-/// The file's content. Fields of other versions survive in `other`.
+/// The content of `metadata.json`. Fields of other versions are kept in `other`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {
     /// The folder's name.
     pub job_id: JobId,
-    /// Keys (hashes, hex) that lead to this folder.
+    /// Keys (hashes, hex) that refer to this folder.
     #[serde(default)]
     pub session_keys: Vec<String>,
     /// The owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<PrincipalHash>,
-    /// It has no owner yet: it was made for a process that waits for its first caller.
+    /// It has no owner yet: it was created for a process that waits for its first caller.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unclaimed: bool,
-    /// The servers that worked in it.
+    /// The servers that ran in it.
     #[serde(default)]
     pub server_names: Vec<String>,
-    /// ISO 8601.
+    /// The time of its creation, ISO 8601.
     pub created_at: Timestamp,
-    /// The end of the last call: retention counts from here.
+    /// The end of the last call: the retention starts here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_call_at: Option<Timestamp>,
-    /// What `work/`, `home/` and `tmp/` took of the disk then.
+    /// The disk usage of `work/`, `home/` and `tmp/` at that time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// Where it is in its life.
+    /// The status.
     #[serde(default)]
     pub status: JobStatus,
-    /// Why the last call failed, if it did. No secrets, no arguments.
+    /// The error of the last call, if it failed. Contains no secrets and no arguments.
     #[serde(default)]
     pub error: Option<String>,
-    /// The children that work in it.
+    /// The live children.
     #[serde(default)]
     pub live_sessions: Vec<LiveSession>,
-    /// Attached files of the chat that were brought here: their ids in Open WebUI, and their names.
+    /// Attached files that were copied into the chat: their ids in Open WebUI, and their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attachments: BTreeMap<String, String>,
     /// Fields that this version does not know.
@@ -133,14 +133,14 @@ impl Metadata {
 }
 
 impl ChatStore {
-    /// Reads the metadata. Where its file is torn or missing, that is logged and what can be seen of
-    /// the folder is returned. Where it cannot be read, that is an error: what is there may be whole.
+    /// Reads the metadata. If the file is corrupt or missing, this is logged and the metadata is derived from
+    /// the folder. If it cannot be read, that is an error: the file may be intact.
     pub(super) fn metadata(&self, job: &Job) -> Result<Metadata, StoreError> {
         self.read_metadata(job).map(|(metadata, _)| metadata)
     }
 
     /// The same, and whether it is the file's content.
-    #[allow(clippy::unused_self)] // where the records lie is the store's to know
+    #[allow(clippy::unused_self)] // where the records are is an internal detail of the store
     pub(super) fn read_metadata(&self, job: &Job) -> Result<(Metadata, Kept), StoreError> {
         let why = match read(job) {
             Ok(Some(metadata)) if metadata.job_id == job.id() => return Ok((metadata, Kept::Yes)),
@@ -157,8 +157,8 @@ impl ChatStore {
         self.metadata_of_folder(job)
     }
 
-    /// What can be seen of the folder itself.
-    #[allow(clippy::unused_self)] // where the records lie is the store's to know
+    /// The metadata that can be derived from the folder itself.
+    #[allow(clippy::unused_self)] // where the records are is an internal detail of the store
     pub(super) fn metadata_of_folder(&self, job: &Job) -> Result<(Metadata, Kept), StoreError> {
         let found = match fs::symlink_metadata(job.folder()) {
             Ok(found) => found,
@@ -171,18 +171,18 @@ impl ChatStore {
         };
         let mut metadata =
             Metadata::empty(job.id(), of(found.created().or_else(|_| found.modified())));
-        // Every record that we write or remove there changes the folder: the nearest thing to the
-        // end of the last call.
+        // Every record that the store writes or removes in the folder changes its modification time, so that
+        // is the best estimate of the end of the last call.
         metadata.last_call_at = Some(of(found.modified()));
         Ok((metadata, Kept::No))
     }
 
-    /// The attached files that were brought into the chat.
+    /// The attached files that were copied into the chat.
     pub fn attachments(&self, job: JobId) -> Result<BTreeMap<String, String>, StoreError> {
         Ok(self.metadata(&self.job_at(job))?.attachments)
     }
 
-    /// Changes the metadata as one step, also among replicas; returns what was written.
+    /// Changes the metadata atomically, also across replicas; returns the new metadata.
     pub(super) fn update_metadata(
         &self,
         job: &Job,
@@ -195,7 +195,7 @@ impl ChatStore {
         change(&mut metadata);
         let path = path(job);
         if matches!(kept, Kept::No) {
-            // What is left of it may show an operator the owner.
+            // The remains of the file may show the owner to an administrator.
             let _ = fs::rename(&path, path.with_file_name(BROKEN));
         }
         files::write_json(&path, &metadata, self.staging()).map_err(files::at("write", &path))?;
@@ -203,16 +203,16 @@ impl ChatStore {
     }
 }
 
-/// Whether metadata is what the file says.
+/// Whether metadata is the content of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
     Yes,
-    /// The file is torn or missing: it was put together from what can be seen.
+    /// The file is corrupt or missing: the metadata was derived from the folder.
     No,
 }
 
 const FILE: &str = "metadata.json";
-/// What a torn file is kept as.
+/// Name under which a corrupt file is kept.
 const BROKEN: &str = "metadata.broken.json";
 
 fn path(job: &Job) -> PathBuf {
@@ -223,13 +223,13 @@ fn read(job: &Job) -> io::Result<Option<Metadata>> {
     files::read_json(&path(job))
 }
 
-/// A file of ours that is torn, and not something else in its place, which is left alone.
+/// Whether the record is a corrupt regular file. Anything else at its path is not touched.
 fn is_torn(job: &Job, error: &io::Error) -> bool {
     let regular = || fs::symlink_metadata(path(job)).is_ok_and(|found| found.is_file());
     error.kind() == io::ErrorKind::InvalidData && regular()
 }
 
-/// Whether processes are noted in a chat. Where that cannot be known there may be some.
+/// Whether the chat has records of live processes. An unreadable record counts as having some.
 pub(super) fn has_live_sessions(job: &Job) -> Result<bool, StoreError> {
     match read(job) {
         Ok(found) => Ok(found.is_some_and(|metadata| !metadata.live_sessions.is_empty())),
@@ -238,10 +238,10 @@ pub(super) fn has_live_sessions(job: &Job) -> Result<bool, StoreError> {
     }
 }
 
-/// How much of a call is kept (`MCPO_JOURNAL`).
+/// How much of a call is recorded (`MCPO_JOURNAL`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JournalMode {
-    /// Requests and responses too, each cut at 64 KiB.
+    /// Including requests and responses, each truncated at 64 KiB.
     Full,
     /// Without requests and responses.
     Metadata,
@@ -249,12 +249,12 @@ pub enum JournalMode {
     Off,
 }
 
-/// One call, as its line on disk has it.
+/// One call, as written to its line on disk.
 #[derive(Debug, Clone, Serialize)]
 pub struct JournalEntry<'a> {
-    /// When it arrived.
+    /// The time of its arrival.
     pub at: Timestamp,
-    /// From arrival to answer.
+    /// Time from arrival to answer.
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: Duration,
     /// The request id of the logs.
@@ -266,7 +266,7 @@ pub struct JournalEntry<'a> {
     pub tool: &'a str,
     /// `ok`, `tool_error`, `timeout`, … as in the audit log.
     pub outcome: &'a str,
-    /// Why, if it failed.
+    /// The error, if it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
     /// The arguments.
@@ -275,24 +275,24 @@ pub struct JournalEntry<'a> {
     /// The result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<JournalBody<'a>>,
-    /// Files that it made or changed, by display name.
+    /// Files that it created or changed, by display name.
     pub files: &'a [String],
 }
 
 const BODY_LIMIT: usize = 64 * 1024;
 const FILE_LIMIT: u64 = 16 * 1024 * 1024;
 
-/// A body as it was, or its beginning with the marker `"cut": true`.
+/// A complete body, or its beginning with the marker `"cut": true`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum JournalBody<'a> {
-    /// All of it.
+    /// The complete body.
     Whole(&'a RawJson),
-    /// The beginning of a long one.
+    /// The beginning of a long body.
     Cut {
         /// Always `true`.
         cut: bool,
-        /// Its whole length.
+        /// The complete length.
         bytes: usize,
         /// The text that is kept.
         head: Cow<'a, str>,
@@ -317,7 +317,7 @@ fn milliseconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error
 }
 
 impl JournalEntry<'_> {
-    /// The call as a line; nothing where none is kept.
+    /// The call as a line; empty if the mode records none.
     pub fn line(&self, mode: JournalMode) -> Vec<u8> {
         let without_bodies = || Self {
             request: None,
@@ -330,7 +330,7 @@ impl JournalEntry<'_> {
             JournalMode::Off => return Vec::new(),
         };
         let mut line = line.unwrap_or_default();
-        // A body may be spread over lines. Within JSON strings there are no raw line ends.
+        // A body may contain line ends. JSON strings contain no raw ones, so replacing them is safe.
         for byte in &mut line {
             if matches!(byte, b'\n' | b'\r') {
                 *byte = b' ';

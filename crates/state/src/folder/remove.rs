@@ -1,4 +1,4 @@
-//! Removes trees that children made: any depth, read-only folders, never through a link.
+//! Removes trees that children created: any depth, read-only folders, never through a link.
 
 use std::{
     ffi::CString,
@@ -16,10 +16,11 @@ use rustix::{
 };
 use uuid::Uuid;
 
-/// Removes whatever is at `path`; no other process may be renaming the folders above. Absent is fine.
+/// Removes anything at `path`; no other process may rename the folders above at the same time. Absent is
+/// fine.
 ///
-/// Folders found inside are first moved up to the top one, so that depth costs neither stack nor
-/// descriptors nor path length. A mount point cannot be moved and is left, as an error.
+/// Nested folders are first moved up to the top one, so the depth is limited neither by stack nor by
+/// descriptors nor by path length. A mount point cannot be moved: it is kept, and an error is returned.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     match unlinkat(CWD, path, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
@@ -32,7 +33,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets us read, change and move a folder whatever mode its owner (a child with our uid) gave it.
+/// Makes a folder readable and writable, whatever mode its owner (a child with our uid) set.
 pub fn unlock_dir(path: &Path) -> io::Result<()> {
     open_forced(CWD, path).map(drop)
 }
@@ -40,15 +41,15 @@ pub fn unlock_dir(path: &Path) -> io::Result<()> {
 fn open_forced<P: rustix::path::Arg>(parent: BorrowedFd<'_>, name: P) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = openat(parent, name, flags | OFlags::PATH, Mode::empty())?;
-    // There is no fchmod on O_PATH, and chmod by name would follow a link.
+    // fchmod does not work on O_PATH, and chmod by name would follow a link.
     let magic = format!("/proc/self/fd/{}", found.as_raw_fd());
-    // Failing here shows on the next step, if it matters at all.
+    // If this matters, the next step fails.
     let _ = chmod(magic, Mode::RWXU);
     let readable = openat(&found, c".", flags | OFlags::RDONLY, Mode::empty())?;
     Ok(readable)
 }
 
-/// Removes the files of `dir` and moves its folders to `top`. Says whether there was anything.
+/// Removes the files of `dir` and moves its folders to `top`. Returns whether there were any entries.
 fn empty_once(dir: BorrowedFd<'_>, top: BorrowedFd<'_>) -> io::Result<bool> {
     let is_top = dir.as_raw_fd() == top.as_raw_fd();
     let mut any = false;
@@ -60,7 +61,7 @@ fn empty_once(dir: BorrowedFd<'_>, top: BorrowedFd<'_>) -> io::Result<bool> {
         }
         any = true;
         let is_dir = entry.file_type() == FileType::Directory;
-        // Most folders that we made are empty.
+        // Most of the folders that the bridge creates are empty.
         let kind = if is_dir {
             AtFlags::REMOVEDIR
         } else {
@@ -73,7 +74,7 @@ fn empty_once(dir: BorrowedFd<'_>, top: BorrowedFd<'_>) -> io::Result<bool> {
         let inner = open_forced(dir, name)?;
         renameat_with(dir, name, top, &moved, RenameFlags::NOREPLACE).or_else(
             |error| match error {
-                // Not every filesystem knows the flag; the name is random anyway.
+                // Not every filesystem supports the flag; the name is random anyway.
                 Errno::INVAL => rustix::fs::renameat(dir, name, top, &moved),
                 other => Err(other),
             },

@@ -1,6 +1,6 @@
-//! Clean-up: what has expired, what dead instances left, and everything of a user.
+//! Clean-up: expired data, files of dead instances, and all data of a user.
 //!
-//! Chats and links are judged by our own clock, see [`super::clock`].
+//! Ages of chats and links are determined by this instance's clock, see [`super::clock`].
 
 use std::{
     collections::HashMap,
@@ -25,38 +25,38 @@ use super::{
 };
 use crate::error::StoreError;
 
-/// What one run did.
+/// The results of one round.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct GcReport {
-    /// Links that ended: their bytes were removed.
+    /// Expired or revoked links whose bytes were removed.
     pub ended_links: u64,
     /// Tombstones removed.
     pub removed_tombstones: u64,
     /// Chats removed.
     pub removed_jobs: u64,
-    /// Chats kept because a bridge works in them.
+    /// Chats kept because an instance holds their lease.
     pub leased_jobs: u64,
     /// Bindings removed.
     pub removed_bindings: u64,
-    /// Dead instances that were cleared away.
+    /// Dead instances whose files were removed.
     pub removed_instances: u64,
-    /// Catalogue entries of servers that are long gone.
+    /// Catalogue entries removed because they were unused for long.
     pub removed_catalog_entries: u64,
-    /// Entries of the jobs folder that are not ours; left alone.
+    /// Entries of the jobs folder that do not belong to the bridge; not touched.
     pub unknown_entries: u64,
-    /// Why nothing was removed for its age: clocks disagree.
+    /// Why nothing was removed by age: clocks disagree.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_back: Option<String>,
-    /// What could not be cleaned, and why; the rest was.
+    /// What could not be cleaned, with the reason; everything else was.
     pub errors: Vec<String>,
 }
 
-/// A round of clean-up: what it did, and what stays.
+/// The result of a clean-up round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// What it did.
+    /// What was done.
     pub report: GcReport,
-    /// What the chats and links take that stay.
+    /// Disk usage of the remaining chats and links.
     pub usage: DiskUsage,
 }
 
@@ -74,22 +74,21 @@ impl GcReport {
     }
 }
 
-/// A new chat is not judged before its first call can have begun.
+/// Age below which a chat is kept, because its first call may not have begun.
 const NEW: Duration = Duration::from_secs(5);
 
 /// Threads of one round: most of its time is spent waiting for the disk.
 const THREADS: usize = 4;
-/// So few items are done before threads have started.
+/// Up to this number of items no threads are started.
 const FEW: usize = 32;
 
 impl ChatStore {
-    /// One round by the clock, which is held against others first: where they disagree nothing is
-    /// removed for its age.
+    /// Runs one round. If the wall clock disagrees with other clocks, nothing is removed by age.
     pub fn sweep(&self, retention: Duration) -> Swept {
         self.sweep_unless(self.doubt(), retention)
     }
 
-    /// The same for a command, which waits until it has seen the others.
+    /// The same for a command: waits until the clocks of other instances are known.
     pub fn sweep_once_clocks_are_known(&self, retention: Duration) -> Swept {
         self.sweep_unless(self.doubt_once_clocks_are_known(), retention)
     }
@@ -99,14 +98,14 @@ impl ChatStore {
         self.round(retention, None, self.now(), held_back)
     }
 
-    /// One round as at that time.
+    /// Runs one round as if the time were `now`.
     #[cfg(any(test, feature = "testing"))]
     pub fn sweep_at(&self, retention: Duration, now: Timestamp) -> Swept {
         self.round(retention, None, now, None)
     }
 
-    /// Removes a user's chats and ends their links now, whatever their age. A chat with a fresh lease
-    /// is not touched.
+    /// Removes a user's chats and ends the user's links now, regardless of age. A chat with a fresh lease is
+    /// not touched.
     pub fn forget_user(&self, user: &Principal) -> GcReport {
         self.round(Duration::MAX, Some(user), Timestamp::now(), None)
             .report
@@ -135,7 +134,7 @@ impl ChatStore {
         if user.is_none() {
             let removed = round.count(self.sweep_instances());
             round.report.removed_instances = removed;
-            // They may have been killed on their way to a lease.
+            // An instance may have been killed while it acquired a lease.
             round.died = removed > 0 || !self.swept.swap(true, Ordering::Relaxed);
         }
         let mut links = Vec::new();
@@ -161,7 +160,7 @@ struct Round<'a> {
     retention: Duration,
     user: Option<PrincipalHash>,
     now: Timestamp,
-    /// Clocks disagree: nothing is removed for its age.
+    /// Clocks disagree: nothing is removed by age.
     ageless: bool,
     /// Instances died since the last round.
     died: bool,
@@ -170,7 +169,7 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Does `work` for each of the items, some beside each other.
+    /// Runs `work` for each of the items, with several threads if there are many.
     fn each<T: std::marker::Sync>(
         &mut self,
         items: &[T],
@@ -217,7 +216,7 @@ impl Round<'_> {
         self.report.errors.extend(errors);
     }
 
-    /// How many were removed; what failed is noted.
+    /// Returns the number of removed entries; records the errors.
     fn count(&mut self, (removed, errors): (u64, Vec<StoreError>)) -> u64 {
         self.note_all(errors);
         removed
@@ -225,7 +224,7 @@ impl Round<'_> {
 
     fn link(&mut self, folder: &Path) -> Result<(), StoreError> {
         let Some(artifact) = links::read(folder)? else {
-            // Half-removed by an earlier round: the record goes last but one.
+            // Partially removed by an earlier round: the record is removed just before the folder.
             return self.store.remove_whole(folder);
         };
         let reason = match &self.user {
@@ -269,7 +268,7 @@ impl Round<'_> {
             if let Some(job) = round.store.job(*id)? {
                 return round.job(&job);
             }
-            // Gone meanwhile, or a link or a file in its place.
+            // Either removed in the meantime, or a link or a file is in its place.
             let there = round.store.root().join(id.to_string());
             round.report.unknown_entries += u64::from(there.symlink_metadata().is_ok());
             Ok(())
@@ -285,7 +284,7 @@ impl Round<'_> {
         };
         let staged = match taken {
             Ok(Some(staged)) => staged,
-            // Another bridge was faster.
+            // Another bridge removed it first.
             Ok(None) | Err(StoreError::JobGone) => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -294,7 +293,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// No key leads to it, so only its holder can want it.
+    /// No key refers to it, so only its holder can use it.
     fn take_unless_leased(&mut self, job: &Job) -> Result<Option<PathBuf>, StoreError> {
         if self.store.leased_by(job)?.is_some() {
             self.report.leased_jobs += 1;
@@ -308,17 +307,17 @@ impl Round<'_> {
         staged.map_err(files::at("remove", job.folder()))
     }
 
-    /// Under the lock, because an instance that takes the lease at this moment needs the same one.
+    /// Uses the folder's lock, because an instance that acquires the lease concurrently needs the same lock.
     fn take_if_idle(&mut self, job: &Job) -> Result<Option<PathBuf>, StoreError> {
         let lock = FileLock::job(job);
         match &lock {
             Err(StoreError::JobGone) => return Ok(None),
-            // A child left something else in its place; the lease says all the same.
+            // A child replaced the lock file; the lease is still decisive.
             Err(error) => tracing::debug!(%error, "workspace cleaned up without its lock"),
             Ok(_) => {}
         }
-        // Our own lease is in use, too. Any other is claimed, so that no instance can take it while the
-        // folder is removed, whatever the locks say.
+        // A lease of this instance is in use, too. Any other is claimed, so that no instance can take it
+        // while the folder is removed, even where locks do not work.
         if self.store.leased_by(job)?.is_some() {
             self.report.leased_jobs += 1;
             return Ok(None);
@@ -329,7 +328,7 @@ impl Round<'_> {
                 self.report.leased_jobs += 1;
                 return Ok(None);
             }
-            // It is what makes room.
+            // The removal frees disk space, so continue without a claim.
             Err(LeaseError::Store(error)) if error.is_disk_full() => None,
             Err(LeaseError::Store(error)) => return Err(error),
         };
@@ -344,11 +343,11 @@ impl Round<'_> {
         staged
     }
 
-    /// Whether it goes now, and if so whether others may want it meanwhile.
+    /// Whether the chat is removed now, and if so whether other instances may use it in the meantime.
     fn is_due(&mut self, job: &Job) -> Result<Option<Shared>, StoreError> {
         let (metadata, kept) = match self.store.read_metadata(job) {
             Err(StoreError::JobGone) => return Ok(None),
-            // Whatever a child put in its place is as good as nothing; what may be whole is not.
+            // Something that a child put in its place has no information; an unreadable file may be intact.
             Err(StoreError::Io { source, .. })
                 if self.user.is_none() && files::is_broken(&source) =>
             {
@@ -378,7 +377,7 @@ impl Round<'_> {
             return Ok(metadata.principal.as_ref() == Some(user));
         }
         if metadata.unclaimed {
-            // It ends with its instance; the lease is looked at next.
+            // It is removed after its instance has ended; the caller checks the lease next.
             return Ok(true);
         }
         if self.ageless {
@@ -391,16 +390,16 @@ impl Round<'_> {
     }
 }
 
-/// Whether others than its holder may come to want a chat.
+/// Whether instances other than the holder may use a chat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shared {
-    /// It is of one call or process.
+    /// It belongs to one call or process.
     No,
-    /// It is a chat's, or will be.
+    /// It belongs to a chat, or will.
     Yes,
 }
 
-/// Bytes by owner: as they were counted, and what came since.
+/// Bytes by owner: as counted by the last round, plus later changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskUsage {
     of_principal: HashMap<PrincipalHash, u64>,
@@ -409,7 +408,7 @@ pub struct DiskUsage {
 }
 
 impl DiskUsage {
-    /// A chat takes so many bytes now.
+    /// Records the current size of a chat.
     pub fn note_job(&mut self, owner: &PrincipalHash, job: JobId, bytes: u64) {
         let before = self.of_job.insert(job, bytes).unwrap_or_default();
         let own = self.of_principal.entry(owner.clone()).or_default();
@@ -417,14 +416,14 @@ impl DiskUsage {
         self.all = self.all.saturating_sub(before).saturating_add(bytes);
     }
 
-    /// A link with so many bytes was made.
+    /// Adds the size of a new link.
     pub fn note_link(&mut self, owner: &PrincipalHash, bytes: u64) {
         let own = self.of_principal.entry(owner.clone()).or_default();
         *own = own.saturating_add(bytes);
         self.all = self.all.saturating_add(bytes);
     }
 
-    /// What was counted beside it.
+    /// Adds the result of another thread.
     pub(super) fn add(&mut self, other: Self) {
         for (owner, bytes) in other.of_principal {
             let own = self.of_principal.entry(owner).or_default();
@@ -439,7 +438,7 @@ impl DiskUsage {
         self.of_principal.get(owner).copied().unwrap_or_default()
     }
 
-    /// What one chat takes, if that is known.
+    /// The size of a chat, if known.
     pub fn of_job(&self, job: JobId) -> Option<u64> {
         self.of_job.get(&job).copied()
     }

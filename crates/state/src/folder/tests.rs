@@ -1,4 +1,4 @@
-//! The steps of the store, as its callers take them.
+//! The steps of the store, as callers use them.
 
 use super::*;
 use crate::{
@@ -184,7 +184,7 @@ fn a_folder_in_the_place_of_ours_is_none_to_work_in() {
     assert!(store.probe().is_err(), "it is gone");
     fs::create_dir(dir.path()).unwrap();
     assert!(store.probe().unwrap_err().to_string().contains("replaced"));
-    // Another bridge has made its own folders there.
+    // Another bridge has created its own folders there.
     let other = dir.open();
     assert!(store.probe().unwrap_err().to_string().contains("replaced"));
     other.probe().unwrap();
@@ -250,7 +250,7 @@ fn a_volume_of_another_user_is_used_as_it_is() {
     let jobs = dir.path().join("volume");
     fs::create_dir(&jobs).unwrap();
     fs::set_permissions(&jobs, Permissions::from_mode(0o2775)).unwrap();
-    // Only root can give a folder away; others see the rule in the test above.
+    // Only root can change the owner of a folder; for other users the test above covers the rule.
     if std::os::unix::fs::chown(&jobs, Some(65534), None).is_err() {
         return;
     }
