@@ -1,4 +1,4 @@
-//! Who did what: one line for each call, upload, download, refusal and revocation.
+//! The audit log: one line for each call, upload, download, refusal and revocation.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -8,13 +8,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::{AUDIT, request_id::RequestId};
 
-/// The field of audit lines that holds JSON, because a line can name several files.
+/// The field of audit lines that holds JSON, because a line can contain several files.
 pub(super) const FILES: &str = "files";
 
-/// Bytes of a chat's hash: enough to tell chats apart.
+/// Bytes of a chat's hash that are logged: enough to distinguish chats.
 const CHAT_HASH: usize = 8;
 
-/// What was done.
+/// The audited action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// A tool was called.
@@ -41,50 +41,50 @@ impl Action {
     }
 }
 
-/// A file that came, went or was made.
+/// A file that was uploaded, downloaded or created.
 #[derive(Debug, Clone, Serialize)]
 pub struct AuditFile<'a> {
-    /// As the user knows it.
+    /// Display name.
     pub name: &'a str,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Lower-case hex.
+    /// SHA-256 in lower-case hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<&'a str>,
 }
 
-/// One line. Nothing in it grants access: chat, session and job are written as short hashes, and
-/// arguments have no field.
+/// One audit line. Its content grants no access: chat, session and job are logged as short hashes, and there
+/// is no field for arguments.
 #[derive(Debug, Clone)]
 pub struct AuditEvent<'a> {
-    /// What was done.
+    /// The action.
     pub action: Action,
-    /// By whom.
+    /// The principal that performed it.
     pub principal: &'a Principal,
     /// The TCP peer.
     pub address: Option<IpAddr>,
-    /// The chat as sent; hashed here.
+    /// The chat's id as sent; hashed when logged.
     pub chat: Option<&'a str>,
-    /// The session or chat's workspace key; shortened here.
+    /// The workspace key of the session or chat; shortened when logged.
     pub session: Option<WorkspaceKey>,
-    /// The workspace; hashed here.
+    /// The workspace; hashed when logged.
     pub job: Option<JobId>,
-    /// The server's name, as asked for.
+    /// The requested server's name.
     pub server: Option<&'a str>,
-    /// The tool's name, as asked for.
+    /// The requested tool's name.
     pub tool: Option<&'a str>,
-    /// What came, went or was made.
+    /// The files that were uploaded, downloaded or created.
     pub files: &'a [AuditFile<'a>],
-    /// `ok` or a kind of problem: a word of ours, never a message.
+    /// `ok` or a kind of problem: a fixed word, never a message.
     pub outcome: &'static str,
-    /// How long it took.
+    /// The duration of the action.
     pub duration: Option<Duration>,
-    /// Only where no request's span is around; else that one's id is written.
+    /// Only set outside a request's span; inside, the span's id is logged.
     pub request_id: Option<&'a RequestId>,
 }
 
 impl<'a> AuditEvent<'a> {
-    /// An event of which nothing more is known yet.
+    /// An event with these fields only.
     pub fn new(action: Action, principal: &'a Principal, outcome: &'static str) -> Self {
         Self {
             action,
@@ -103,7 +103,7 @@ impl<'a> AuditEvent<'a> {
     }
 }
 
-/// Writes the line, whatever the log level.
+/// Writes the line, regardless of the log level.
 pub fn audit(event: &AuditEvent<'_>) {
     let (user_kind, user) = match event.principal.tagged() {
         (kind, "") => (kind, kind),
@@ -123,7 +123,7 @@ pub fn audit(event: &AuditEvent<'_>) {
         job = event.job.map(tracing::field::debug),
         server = event.server,
         tool = event.tool,
-        // The name is the constant FILES.
+        // The field's name is the constant FILES.
         files,
         outcome = event.outcome,
         duration_ms = event.duration.map(super::milliseconds),

@@ -1,7 +1,7 @@
 //! The log: one JSON object per line, or text for people on a terminal.
 //!
-//! Writers are threads behind bounded queues ([`Queue`]): a reader of stdout that stops
-//! reading blocks no request. Callers must not log arguments or secrets: they are not filtered here.
+//! Lines are written by threads behind bounded queues ([`Queue`]): a reader of stdout that stops reading
+//! blocks no request. Callers must not log arguments or secrets: this module does not filter them.
 
 mod line;
 #[cfg(test)]
@@ -31,14 +31,14 @@ use tracing_subscriber::{
 use super::AUDIT;
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// The target of errors that stop the bridge: they are written as CRITICAL at every level.
+/// The target of errors that stop the bridge: they are logged as CRITICAL at every level.
 /// `tracing::error!(target: CRITICAL, …)`.
 pub const CRITICAL: &str = "critical";
 
-/// Why there is no log.
+/// Why the log could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// `MCPO_LOG_FILE` is in a folder that is not there.
+    /// The directory of `MCPO_LOG_FILE` does not exist.
     #[error(
         "MCPO_LOG_FILE: the directory of {} does not exist: create it or set another file",
         .0.display()
@@ -53,33 +53,32 @@ pub enum LogError {
     Open {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// The thread that writes cannot be started.
+    /// The writer thread cannot be started.
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(io::Error),
-    /// There is one already in this process.
+    /// The log was started already in this process.
     #[error("logging was initialized twice in one process")]
     AlreadyStarted,
 }
 
-/// Keeps the log going. Dropping it writes out what is queued, for 2 s at most; do so last.
+/// Keeps the log running. Dropping it writes the queued lines, for 2 s at most; drop it last.
 #[derive(Debug)]
 #[must_use = "the log's last lines are written when this is dropped"]
 pub struct LogGuard {
     _drains: Vec<Drain>,
 }
 
-/// Starts the log of a process that serves: to stdout, and to the file if one is set.
+/// Starts the log of the service: to stdout, and to the file if one is set.
 pub fn init(log: &Log) -> Result<LogGuard, LogError> {
     let terminal = io::stdout().is_terminal();
     start(log, log.level, Box::new(io::stdout()), terminal)
 }
 
-/// Starts the log of a command: to stderr, because stdout is its answer. INFO is for services: of
-/// a command's own doings only warnings are worth a line, unless DEBUG is asked for. Audit lines
-/// are always written.
+/// Starts the log of a command: to stderr, because stdout is its output. INFO is meant for the service, so a
+/// command logs only warnings unless DEBUG is set. Audit lines are always written.
 pub fn init_for_command(log: &Log) -> Result<LogGuard, LogError> {
     let level = match log.level {
         LogLevel::Info => LogLevel::Warning,
@@ -133,10 +132,11 @@ fn format(wanted: LogFormat, terminal: bool) -> Format {
     }
 }
 
-/// What the targets of our own lines begin with: the names of our crates.
+/// Prefixes of the targets of the bridge's own lines: the names of its crates.
 const OWN: [&str; 2] = ["mcpo_bridge", "bridge_"];
 
-/// Our own lines from `level` on. Of libraries only what may need a hand: their INFO is noise.
+/// The bridge's own lines from `level` on. For libraries, INFO is logged only with DEBUG, because it is
+/// noise.
 fn filter(level: LogLevel) -> Targets {
     let (own, others) = match level {
         LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::INFO),
@@ -152,8 +152,8 @@ fn filter(level: LogLevel) -> Targets {
         .with_target(CRITICAL, LevelFilter::ERROR)
 }
 
-/// For appending, so that a rotation by copy and truncate works. A file that is there keeps its
-/// permissions: the operator may have opened it to a log shipper.
+/// Opens the file for appending, so that rotation by copy and truncate works. An existing file keeps its
+/// permissions: the administrator may have given a log shipper access.
 fn open(path: &Path) -> Result<File, LogError> {
     let folder = path
         .parent()
@@ -172,9 +172,9 @@ fn open(path: &Path) -> Result<File, LogError> {
         })
 }
 
-// From tracing's spans and events to lines.
+// Formats tracing's spans and events as lines.
 
-/// One place where lines go.
+/// One output of the log.
 #[derive(Debug)]
 struct Sink {
     pub queue: Queue,
@@ -214,7 +214,7 @@ where
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut line = Line::from_event(event);
-        // From the inside out: the nearest span knows best.
+        // From the innermost span outwards: the innermost one has priority.
         for span in context.event_scope(event).into_iter().flatten() {
             if let Some(fields) = span.extensions().get::<Fields>() {
                 line.add(fields);
@@ -230,32 +230,31 @@ where
     }
 }
 
-// A thread that writes lines, and the bounded queue in front of it.
+// A thread that writes lines, and its bounded queue.
 //
-// A full pipe must neither block the threads that serve requests nor lose audit lines easily, so
-// pushing never waits, and what waits is bounded in bytes, with a reserve that only audit lines
-// may fill (hours of calls at a usual rate). What does not fit is counted, and the count is
-// written as soon as something can be. Ready-made writers bound lines, not bytes, and know no
-// reserve.
+// A full pipe must neither block the threads that serve requests nor easily lose audit lines, so pushing
+// never waits, and the queue is bounded in bytes, with a reserve for audit lines only (hours of calls at a
+// usual rate). Lines that do not fit are counted, and the count is logged as soon as the writer can write
+// again. Existing crates bound lines, not bytes, and have no such reserve.
 
-/// Bytes that wait before lines are dropped.
+/// Queued bytes beyond which lines are dropped.
 const ORDINARY_LIMIT: usize = 8 * 1024 * 1024;
 
-/// Bytes that wait before audit lines are dropped.
+/// Queued bytes beyond which audit lines are dropped.
 const AUDIT_LIMIT: usize = 64 * 1024 * 1024;
 
-/// How long the first waiting line waits for others: a write and a wake-up for each line cost more
-/// than the lines where there are thousands a second.
+/// How long the first queued line waits for others: at thousands of lines per second, a write and a wake-up
+/// for each line would cost more than the lines themselves.
 const LINGER: Duration = Duration::from_millis(2);
 
-/// What the end of the process gives a slow reader.
+/// How long a slow reader is waited for when the process ends.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
-/// Where lines go in.
+/// The input of the queue.
 #[derive(Debug)]
 struct Queue(Arc<Shared>);
 
-/// Dropping it waits until everything is written, 2 s at most.
+/// Waits on drop until everything is written, 2 s at most.
 #[derive(Debug)]
 struct Drain(Arc<Shared>);
 
@@ -268,7 +267,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct QueueState {
     waiting: Batch,
-    /// Bytes that the thread is writing now.
+    /// Bytes that the thread is currently writing.
     in_hand: usize,
     lost: u64,
     closing: bool,
@@ -292,7 +291,8 @@ impl Queue {
         Ok((Self(shared.clone()), Drain(shared)))
     }
 
-    /// Adds a whole line, or counts it as lost where more than `limit` bytes would wait. Never waits for the writer.
+    /// Queues a whole line, or counts it as lost if more than `limit` bytes would be queued. Does not wait
+    /// for the writer.
     pub fn push(&self, line: &str, limit: usize) {
         let mut state = self.0.state.lock();
         if state.in_hand + state.waiting.text.len() + line.len() > limit {
@@ -303,7 +303,7 @@ impl Queue {
         state.waiting.lines += 1;
         let first = state.waiting.lines == 1;
         drop(state);
-        // The writer was woken by the first of the waiting lines.
+        // The first queued line has woken the writer already.
         if first {
             self.0.changed.notify_all();
         }
@@ -322,7 +322,8 @@ impl Shared {
             let mut state = self.state.lock();
             state.in_hand = 0;
             if written.is_err() {
-                // A disk may get room again; a closed pipe stays closed, and that is not our end.
+                // A disk may get free space again; a closed pipe stays closed, which does not stop the
+                // bridge.
                 state.lost += lost + batch.lines;
             }
         }
@@ -330,7 +331,7 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Waits for lines. `None` once all are written and no more are to come.
+    /// Waits for lines. `None` if all are written and the queue is closed.
     fn next(&self) -> Option<(Batch, u64)> {
         let idle = |state: &mut QueueState| state.waiting.lines == 0 && !state.closing;
         let mut state = self.state.lock();
@@ -352,7 +353,7 @@ impl Drop for Drain {
         state.closing = true;
         self.0.changed.notify_all();
         let writing = |state: &mut QueueState| !state.ended;
-        // A reader that is slower than this does not get the rest.
+        // A slower reader loses the remaining lines.
         self.0
             .changed
             .wait_while_for(&mut state, writing, LAST_CALL);
@@ -559,7 +560,7 @@ mod queue_tests {
 
     use super::*;
 
-    /// Tells that a write began, then waits until somebody reads.
+    /// Signals that a write has begun, then blocks until the test reads.
     struct SlowPipe {
         began: mpsc::Sender<()>,
         reader: mpsc::SyncSender<String>,
@@ -579,7 +580,7 @@ mod queue_tests {
 
     const TEXT: Format = Format::Text { colour: false };
 
-    /// What is read in the end if nobody reads while `push` runs.
+    /// The text read afterwards if there is no reader while `push` runs.
     fn read_after(push: impl FnOnce(&Queue)) -> String {
         let (began, first_write) = mpsc::channel();
         let (reader, from) = mpsc::sync_channel(0);
@@ -601,7 +602,7 @@ mod queue_tests {
             }
             queue.push("audit\n", AUDIT_LIMIT);
         });
-        // The first line is still in hand, so the eighth of these does not fit.
+        // The first line is still being written, so the eighth of these does not fit.
         assert_eq!(read.matches("x\n").count(), 7);
         assert!(read.contains("x\naudit\n"));
         assert!(read.ends_with(" lost_lines=13\n"));

@@ -1,8 +1,8 @@
-//! The numbers of `/metrics`: every name is in [`Metrics::new`].
+//! The metrics of `/metrics`: all names are in [`Metrics::new`].
 //!
-//! Labels are bounded: servers and tools come from the catalogue, routes from the router, all else
-//! from this code. What a client sends never becomes a label, so users cannot be distinguished
-//! and invented names do not fill the memory.
+//! Label values are bounded: servers and tools come from the catalogue, routes from the router, all others
+//! from constants. Data from clients never becomes a label, so users cannot be distinguished and invented
+//! names do not use up memory.
 
 use std::{
     fmt::{self, Write as _},
@@ -22,10 +22,10 @@ use prometheus_client::{
 use super::request_id::method_label;
 use crate::{config::Mode, memory};
 
-/// What [`Metrics::render`] returns.
+/// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All counters and gauges of one bridge. Every method is cheap and never waits long.
+/// All counters and gauges of one bridge. Every method is cheap and does not block for long.
 pub struct Metrics {
     registry: Registry,
     calls: Labelled<3, Counter>,
@@ -54,12 +54,12 @@ pub struct Metrics {
     open_fds: Gauge<u64, AtomicU64>,
 }
 
-/// A metric with so many labels.
+/// A metric with `N` labels.
 type Labelled<const N: usize, M> = Family<[(&'static str, Label); N], M>;
 
 type QueueLoad = dyn Fn() -> (usize, usize) + Send + Sync;
 
-/// Something that is counted as long as it lives.
+/// Counts something in a gauge until dropped.
 #[derive(Debug)]
 #[must_use = "it is counted until this is dropped"]
 pub struct Live(Gauge);
@@ -82,7 +82,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All at zero. The time of this call is reported as the start of the process.
+    /// All metrics at zero. The time of this call is reported as the start of the process.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("mcpo");
         let r = &mut registry;
@@ -160,13 +160,13 @@ impl Metrics {
         }
     }
 
-    /// A request was sent on to another bridge, or could not be.
+    /// A request was forwarded to another bridge, or could not be.
     pub fn forwarded(&self, outcome: &'static str) {
         let labels = [("outcome", outcome.into())];
         self.forwarded.get_or_create(&labels).inc();
     }
 
-    /// A call ended. `server` and `tool` are the catalogue's; `outcome` is `ok`, `tool_error` or a
+    /// A call ended. `server` and `tool` are names from the catalogue; `outcome` is `ok`, `tool_error` or a
     /// kind of problem.
     pub fn call_ended(
         &self,
@@ -196,7 +196,7 @@ impl Metrics {
         live(&self.children.get_or_create(&labels))
     }
 
-    /// A child is ready after `time`.
+    /// A child became ready after `time`.
     pub fn child_started(&self, server: &ServerName, time: Duration) {
         self.start_ended(server, "ok");
         let labels = [("server", server.into())];
@@ -220,7 +220,7 @@ impl Metrics {
         live(&self.pooled.get_or_create(&labels))
     }
 
-    /// A caller could have used a warm process of this server.
+    /// A call needed a process of this server that could have been a warm one.
     pub fn pool_asked(&self, server: &ServerName, hit: bool) {
         let outcome = if hit { "hit" } else { "miss" };
         let labels = [("server", server.into()), ("outcome", outcome.into())];
@@ -232,38 +232,38 @@ impl Metrics {
         live(&self.sessions)
     }
 
-    /// Where to read (running, waiting) calls at each scrape. The first closure stays.
+    /// Sets the function that returns (running, waiting) calls for each scrape. The first one is kept.
     pub fn watch_queue(&self, load: impl Fn() -> (usize, usize) + Send + Sync + 'static) {
         let _ = self.queue.set(Box::new(load));
     }
 
-    /// A file of `bytes` became a link.
+    /// A file of `bytes` was published as a link.
     pub fn published(&self, bytes: u64) {
         self.files_published.inc();
         self.published_bytes.inc_by(bytes);
     }
 
-    /// So many files got no link because their copies were given up.
+    /// `count` files got no link because their copies were abandoned.
     pub fn files_given_up(&self, count: u64) {
         self.files_given_up.inc_by(count);
     }
 
-    /// `bytes` of files went out.
+    /// `bytes` of files were sent to clients.
     pub fn downloaded(&self, bytes: u64) {
         self.downloaded_bytes.inc_by(bytes);
     }
 
-    /// `bytes` of files came in.
+    /// `bytes` of files were received.
     pub fn uploaded(&self, bytes: u64) {
         self.uploaded_bytes.inc_by(bytes);
     }
 
-    /// A round of the collector removed so many workspaces and links.
+    /// A clean-up round removed `count` workspaces and links.
     pub fn gc_removed(&self, count: u64) {
         self.gc_removed.inc_by(count);
     }
 
-    /// Open WebUI was asked for something: `ok`, or why not.
+    /// A request to Open WebUI ended: `ok`, or the reason of its failure.
     pub fn openwebui_asked(&self, what: &'static str, outcome: &'static str) {
         let labels = [("what", what.into()), ("outcome", outcome.into())];
         self.openwebui_requests.get_or_create(&labels).inc();
@@ -278,7 +278,7 @@ impl Metrics {
         }
     }
 
-    /// The catalogue forgot a server.
+    /// A server was removed from the catalogue.
     pub fn server_gone(&self, server: &ServerName) {
         for state in ServerState::ALL {
             let labels = [("server", server.into()), ("state", state.as_str().into())];
@@ -286,7 +286,7 @@ impl Metrics {
         }
     }
 
-    /// Everything, as [`CONTENT_TYPE`]. Reads a few files of `/proc`.
+    /// All metrics, as [`CONTENT_TYPE`]. Reads a few files of `/proc`.
     pub fn render(&self) -> String {
         let (running, waiting) = self.queue.get().map_or((0, 0), |load| load());
         self.running.set(i64::try_from(running).unwrap_or(i64::MAX));
@@ -320,7 +320,7 @@ fn timed<const N: usize>(
     metric
 }
 
-/// From a warm child's answer to the longest deadline that is usual.
+/// Buckets from the response time of a warm child to the longest usual timeout.
 fn histogram() -> Histogram {
     Histogram::new([
         0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
@@ -332,16 +332,16 @@ fn seconds_since_epoch() -> f64 {
     now.map_or(0.0, |since| since.as_secs_f64())
 }
 
-// Requests are counted in one place, whatever answers them.
+// All requests are counted in one place, whatever handles them.
 
-/// What a request is counted as once it is answered. A caller who hangs up first is not counted.
+/// A request to count when it is answered. A request whose caller disconnects first is not counted.
 pub struct Requested {
     route: Arc<str>,
     method: &'static str,
 }
 
 impl Requested {
-    /// By the pattern of its route.
+    /// A request to the route with this pattern.
     pub fn at(route: Arc<str>, method: &Method) -> Self {
         let method = method_label(method);
         Self { route, method }
@@ -370,7 +370,7 @@ fn class(status: StatusCode) -> &'static str {
     }
 }
 
-// The labels of metrics, and the words that may stand in them.
+// The labels of metrics and their possible values.
 
 /// The value of a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -402,14 +402,14 @@ impl EncodeLabelValue for Label {
     }
 }
 
-/// What the catalogue knows of a server.
+/// The state of a server in the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ServerState {
-    /// Nothing yet.
+    /// Its offer is not known yet.
     Learning,
-    /// Everything.
+    /// Its offer is known.
     Ready,
-    /// It does not start.
+    /// It failed to start.
     Failed,
 }
 
@@ -425,15 +425,15 @@ impl ServerState {
     }
 }
 
-// What the kernel knows of this process.
+// Process metrics from the kernel.
 
-/// Memory that is in use, in bytes.
+/// Resident memory in bytes.
 fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     memory::kibibytes(&status, "VmRSS:")
 }
 
-/// Open file descriptors, without the one that counts them.
+/// Number of open file descriptors, without the one used for counting.
 fn open_fds() -> Option<u64> {
     let count = fs::read_dir("/proc/self/fd").ok()?.count();
     u64::try_from(count).ok()?.checked_sub(1)

@@ -1,6 +1,6 @@
-//! What operators see of the bridge: its log, the audit lines and the metrics.
+//! Observability for administrators: the log, the audit lines and the metrics.
 //!
-//! One place each: log fields in `logs/line.rs`, audit fields in `audit.rs`, metric names in
+//! Each is defined in one place: log fields in `logs/line.rs`, audit fields in `audit.rs`, metric names in
 //! `metrics.rs`.
 
 mod audit;
@@ -16,7 +16,7 @@ pub use request_id::{REQUEST_ID, RequestId, span, within};
 /// The target of audit lines. It passes the filter at every level.
 pub const AUDIT: &str = "audit";
 
-/// The word for a problem, as an extension on its answer: metrics count by it.
+/// The kind of a problem, as an extension of its response: metrics count by it.
 #[derive(Debug, Clone, Copy)]
 pub struct ProblemKind(pub &'static str);
 

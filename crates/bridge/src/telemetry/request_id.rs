@@ -1,4 +1,4 @@
-//! The id that ties the lines of one request together, and the line that ends it.
+//! The id shared by all log lines of one request, and the line that ends the request.
 
 use std::{
     fmt,
@@ -15,13 +15,13 @@ use tracing::{Instrument as _, Span};
 
 use super::AUDIT;
 
-/// Taken from the request if it is fit for a log; always in the answer.
+/// Taken from the request if it is valid; always in the response.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Letters of an id that others chose.
+/// Maximum length of an id sent by a client.
 const MAX_LENGTH: usize = 128;
 
-/// Names one request: 1–128 of `[A-Za-z0-9._-]`. In the extensions of every request.
+/// The id of one request: 1–128 of `[A-Za-z0-9._-]`. In the extensions of every request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
 
@@ -31,7 +31,7 @@ pub struct RequestId(HeaderValue);
 pub struct InvalidRequestId;
 
 impl RequestId {
-    /// A new UUID. It is public, so it need not be hard to guess: no system call.
+    /// A new UUID. It is public, so it need not be unpredictable: this avoids a system call.
     pub fn random() -> Self {
         let half = || RandomState::new().hash_one(());
         let bytes = (u128::from(half()) << 64 | u128::from(half())).to_be_bytes();
@@ -40,7 +40,7 @@ impl RequestId {
         Self::of_fit(id.hyphenated().encode_lower(&mut buffer))
     }
 
-    /// The caller's id, else a fresh one: a bad one, or two of them, is no reason to refuse.
+    /// The caller's id, else a new one: an invalid id, or two of them, is no reason to refuse the request.
     pub fn from_headers(headers: &HeaderMap) -> Self {
         let mut sent = headers.get_all(REQUEST_ID).iter();
         match (sent.next(), sent.next()) {
@@ -50,12 +50,12 @@ impl RequestId {
         .unwrap_or_else(Self::random)
     }
 
-    /// The id's text.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().expect("its letters are ASCII")
     }
 
-    /// As it stands in a header.
+    /// The id as a header value.
     pub fn header(&self) -> &HeaderValue {
         &self.0
     }
@@ -83,9 +83,9 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// What the lines of one request are written in. `route` is a pattern, never the path: links hold tokens.
+/// The span of one request's log lines. `route` is a pattern, never the path, because links contain tokens.
 ///
-/// The audit target, so that its lines have the request's id at every level.
+/// It has the audit target, so that its lines have the request's id at every log level.
 pub fn span(id: &RequestId, method: &Method, route: &str) -> Span {
     tracing::info_span!(
         target: AUDIT,
@@ -96,7 +96,7 @@ pub fn span(id: &RequestId, method: &Method, route: &str) -> Span {
     )
 }
 
-/// Answers within the request's span; the answer names the id.
+/// Runs the handler within the request's span, and adds the id to its response.
 pub async fn within(
     span: Span,
     id: &RequestId,
@@ -114,7 +114,7 @@ pub async fn within(
     response
 }
 
-/// Callers may send any word as a method; logs and metrics know these.
+/// Clients may send any method name; logs and metrics use only these.
 pub(super) fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -128,7 +128,7 @@ pub(super) fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Written when dropped: a caller that closes the connection drops its request, which is logged, too.
+/// Written on drop, so that a request whose caller closes the connection is logged too.
 struct EndLine {
     began: Instant,
     status: Option<StatusCode>,
@@ -180,7 +180,7 @@ mod tests {
             .layer(from_fn(|request, next: Next| tied(request, next)))
     }
 
-    /// As the service answers, with the id where the handlers above find it.
+    /// Sets the id like the service does, where the handlers can find it.
     async fn tied(mut request: Request, next: Next) -> Response {
         let id = RequestId::from_headers(request.headers());
         request.extensions_mut().insert(id.clone());

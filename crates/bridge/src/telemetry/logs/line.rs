@@ -1,4 +1,4 @@
-//! One line of the log: its fields, and the two ways to write it.
+//! One line of the log: its fields, and the two output formats.
 
 use std::{
     cell::Cell,
@@ -16,17 +16,17 @@ use tracing::{
 use super::CRITICAL;
 use crate::telemetry::{AUDIT, audit::FILES};
 
-/// Bytes of one text; what children and clients say may be long.
+/// Maximum bytes of one text: the output of children and the input of clients may be long.
 const TEXT_LIMIT: usize = 8 * 1024;
 
-/// Fields of a line, and bytes of their values, that take one allocation: an audit line has the
-/// most, with its span's.
+/// Initial capacity: number of fields, and bytes of their values. An audit line with the fields of its span
+/// has the most.
 const MOST_FIELDS: usize = 24;
 const USUAL_TEXT: usize = 512;
-/// Of a span: an id, a method and a route.
+/// Initial bytes for a span: an id, a method and a route.
 const USUAL_SPAN: usize = 128;
 
-/// How lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// For machines.
@@ -35,22 +35,22 @@ pub enum Format {
     Text { colour: bool },
 }
 
-/// What an event or a span says.
+/// The fields of an event or a span.
 #[derive(Debug, Default)]
 pub struct Fields {
-    /// All values, one after the other.
+    /// All values, concatenated.
     texts: String,
     entries: Vec<Entry>,
-    /// The field [`FILES`] holds JSON, which becomes part of the line.
+    /// Whether the field [`FILES`] holds JSON, which is inserted into the line as is.
     audit: bool,
 }
 
 #[derive(Debug)]
 struct Entry {
     name: &'static str,
-    /// Within the texts.
+    /// Range of the value in `texts`.
     value: Range<usize>,
-    /// JSON already: a number, say.
+    /// Whether the value is JSON already, for example a number.
     json: bool,
 }
 
@@ -63,7 +63,7 @@ pub struct Line {
     room: Room,
 }
 
-/// The buffers of a line.
+/// The reusable buffers of a line.
 #[derive(Debug, Default)]
 struct Room {
     fields: Fields,
@@ -78,7 +78,7 @@ impl Room {
         }
     }
 
-    /// Empty for the next line; not where one was so long that it would be missed elsewhere.
+    /// Clears the buffers for the next line; `None` if they have grown too large to keep.
     fn cleared(mut self) -> Option<Self> {
         self.fields.texts.clear();
         self.fields.entries.clear();
@@ -90,17 +90,17 @@ impl Room {
 }
 
 thread_local! {
-    /// What this thread's last line was made in.
+    /// The buffers of this thread's last line.
     static ROOM: Cell<Option<Room>> = const { Cell::new(None) };
 }
 
-/// What lines of the `log` crate bring: their own target, and where in the code they are.
+/// Fields of lines from the `log` crate: their target and their source location.
 const OF_LOG: &str = "log.";
 const LOG_TARGET: &str = "log.target";
 const MESSAGE: &str = "message";
-/// The kind of a line. In text it is left out where the target says the same.
+/// The kind of a line. In text it is omitted if it equals the target.
 const EVENT: &str = "event";
-/// What each line says first; no field takes its place.
+/// The leading fields of each line; other fields cannot replace them.
 const FIRST: [&str; 4] = ["timestamp", "level", MESSAGE, "target"];
 
 impl Line {
@@ -117,7 +117,7 @@ impl Line {
         }
     }
 
-    /// Adds what the line does not say already.
+    /// Adds the fields of `outer` that the line does not have yet.
     pub fn add(&mut self, outer: &Fields) {
         for entry in &outer.entries {
             if self.room.fields.get(entry.name).is_none() {
@@ -126,7 +126,7 @@ impl Line {
         }
     }
 
-    /// The line with its end.
+    /// The formatted line, including its line end.
     pub fn render(&mut self, format: Format) -> &str {
         let mut line = std::mem::take(&mut self.room.rendered);
         line.clear();
@@ -146,7 +146,7 @@ impl Line {
         self.room.fields.get(LOG_TARGET).unwrap_or(self.target)
     }
 
-    /// What stands behind what each line says.
+    /// The fields after the leading ones.
     fn rest(&self) -> impl Iterator<Item = (&Entry, &str)> {
         let rest = self.room.fields.entries.iter().filter(|entry| {
             let name = entry.name;
@@ -168,7 +168,7 @@ impl Line {
             if FIRST.contains(&entry.name) {
                 continue;
             }
-            // Names are the code's own words.
+            // Field names are literals in the code, so they need no escaping.
             line.push_str(",\"");
             line.push_str(entry.name);
             line.push_str("\":");
@@ -232,18 +232,18 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let room = std::mem::take(&mut self.room);
-        // A thread that ends has no use for it.
+        // Fails on a thread that is ending, which needs no buffers.
         let _ = ROOM.try_with(|kept| kept.set(room.cleared()));
     }
 }
 
 thread_local! {
-    /// The last second that this thread wrote, and how: lines come by the thousand in each.
+    /// The last second that this thread formatted, and its text: a second can have thousands of lines.
     static SECOND: Cell<(i64, [u8; SECOND_LENGTH])> = const { Cell::new((i64::MIN, [0; SECOND_LENGTH])) };
 }
 const SECOND_LENGTH: usize = "2026-07-28T12:00:00".len();
 
-/// In UTC, with milliseconds.
+/// Writes the time in UTC, with milliseconds.
 fn push_time(line: &mut String, now: Timestamp) {
     let whole = now.as_second();
     let (known, mut text) = SECOND.get();
@@ -274,7 +274,7 @@ fn level(metadata: &Metadata<'_>) -> &'static str {
     }
 }
 
-/// The line that tells of lost ones.
+/// The line that reports lost lines.
 pub fn losses(count: u64, format: Format) -> String {
     let mut room = Room::default();
     let lost = "log lines were dropped: the log reader is too slow, or the disk is full";
@@ -289,14 +289,14 @@ pub fn losses(count: u64, format: Format) -> String {
     line.render(format).to_owned()
 }
 
-/// Where a word stands alone, it needs no quotes.
+/// Whether the value is unambiguous without quotes.
 fn cannot_be_misread(text: &str) -> bool {
     let plain = |c: char| c.is_alphanumeric() || "._-:/@#+%".contains(c);
     !text.is_empty() && text.chars().all(plain)
 }
 
-/// Nothing in it is obeyed or hidden, as in nearly all texts. Looks at all of it, so that many
-/// bytes are looked at together.
+/// Whether the text has no characters that control a terminal or are invisible, which is true for nearly all
+/// texts. The loop has no early exit, so that the compiler can vectorize it.
 fn printable(text: &str) -> bool {
     text.bytes()
         .fold(true, |all, byte| all & printable_byte(byte))
@@ -306,7 +306,7 @@ fn printable_byte(byte: u8) -> bool {
     (b' '..=b'~').contains(&byte)
 }
 
-/// As a JSON string.
+/// Appends the text as a JSON string.
 fn push_json(line: &mut String, text: &str) {
     let plain = |byte: u8| printable_byte(byte) && byte != b'"' && byte != b'\\';
     if text.bytes().fold(true, |all, byte| all & plain(byte)) {
@@ -319,8 +319,8 @@ fn push_json(line: &mut String, text: &str) {
     }
 }
 
-/// What a terminal obeys or hides is written as `\uXXXX`: JSON leaves some of it as it is. In JSON
-/// such characters stand only within strings, where this is their other spelling.
+/// Writes characters that control a terminal or are invisible as `\uXXXX`: JSON does not escape all of them.
+/// In JSON they occur only within strings, where the escape is equivalent.
 fn push_escaped(line: &mut String, text: &str) {
     if printable(text) {
         return line.push_str(text);
@@ -336,7 +336,7 @@ fn push_escaped(line: &mut String, text: &str) {
 }
 
 impl Fields {
-    /// With room for so many of the usual length.
+    /// Fields with the usual capacity of a span.
     pub fn of_span(count: usize) -> Self {
         Self::with_room(count, USUAL_SPAN)
     }
@@ -358,7 +358,7 @@ impl Fields {
         Some(self.text(entry))
     }
 
-    /// What is recorded again takes the place of what was there.
+    /// Values that are recorded again replace the previous ones.
     pub fn record_again(&mut self, values: impl FnOnce(&mut Self)) {
         let mut new = Self {
             audit: self.audit,

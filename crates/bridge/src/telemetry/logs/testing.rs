@@ -1,4 +1,4 @@
-//! The log of one test, in memory.
+//! Captures the log of one test in memory.
 
 use std::{
     io::{self, Write},
@@ -12,7 +12,7 @@ use tracing::Dispatch;
 use super::{LogGuard, build, line::Format};
 use crate::config::LogLevel;
 
-/// Dispatch to it, then take what was written.
+/// Use `dispatch` as the dispatcher, then read the captured log.
 pub struct Captured {
     pub dispatch: Dispatch,
     text: Shared,
@@ -51,13 +51,13 @@ impl Captured {
         }
     }
 
-    /// Everything that was written.
+    /// The captured log as text.
     pub fn into_text(self) -> String {
         drop(self.guard);
         String::from_utf8(std::mem::take(&mut *self.text.0.lock())).unwrap()
     }
 
-    /// Every line as JSON.
+    /// The captured lines as JSON.
     pub fn into_lines(self) -> Vec<Value> {
         let text = self.into_text();
         let lines = text.lines();
@@ -67,14 +67,14 @@ impl Captured {
     }
 }
 
-/// The lines that `run` writes.
+/// The lines that `run` logs.
 pub fn lines_of(level: LogLevel, run: impl FnOnce()) -> Vec<Value> {
     let log = Captured::json(level);
     tracing::dispatcher::with_default(&log.dispatch, run);
     log.into_lines()
 }
 
-/// The text that `run` writes.
+/// The text that `run` logs.
 pub fn text_of(level: LogLevel, run: impl FnOnce()) -> String {
     let log = Captured::text(level);
     tracing::dispatcher::with_default(&log.dispatch, run);
