@@ -1,4 +1,4 @@
-//! `mcpo-bridge call`: one call through the engine of the service, in this process.
+//! `mcpo-bridge call`: runs one call with the engine of the service, in this process.
 
 use std::{fmt::Write as _, io::Read as _, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::{
     telemetry::RequestId,
 };
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 pub const HELP: &str = "\
 The call runs in this process, with the same limits, journal, links and audit line as in the service: no bridge \
 needs to be running, and the server is ended afterwards. Links work while a bridge serves the same jobs \
@@ -69,7 +69,7 @@ pub struct CallArgs {
     format: Format,
 }
 
-/// Calls, prints, and fails if the tool did.
+/// Calls the tool, prints the result, and fails if the tool failed.
 pub fn run(args: CallArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let given = given_arguments(args.arg, args.json.as_deref())?;
     let caller = caller(args.user, args.chat)?;
@@ -93,7 +93,7 @@ fn caller(user: Option<String>, chat: Option<String>) -> Result<Caller, Failure>
     let user = some(user, "--user")?;
     Ok(Caller {
         principal: user.map_or(Principal::Anonymous, Principal::User),
-        // A user of this machine who can read the server file need not be in its lists.
+        // The caller can read the server file and need not be in its `allow` lists.
         trusted: true,
         chat: some(chat, "--chat")?,
         ..Caller::nobody(Ipv4Addr::LOCALHOST.into())
@@ -108,7 +108,7 @@ struct ToolCall {
 }
 
 impl ToolCall {
-    /// `config` holds the one server.
+    /// `config` contains only this server.
     async fn run(self, settings: Settings, config: Loaded) -> Result<(), Failure> {
         let local = Local::new(settings, config)?;
         let done = until_signal(self.call(&local)).await;
@@ -151,7 +151,7 @@ impl ToolCall {
     }
 }
 
-/// What the one server offers.
+/// The offer of the only server.
 async fn offer(local: &Local) -> Result<Arc<Offer>, Failure> {
     let app = &local.app;
     let config = app.directory.config();
@@ -181,11 +181,11 @@ fn failure(error: &CallError) -> Failure {
     }
 }
 
-// The result of a call, for people and machines.
+// The result of a call, as text and JSON.
 
 #[derive(Serialize)]
 struct Printed {
-    /// As an HTTP caller gets it; none if the tool failed.
+    /// The result as an HTTP caller gets it; `None` if the tool failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<RawJson>,
     files: Vec<File>,
@@ -201,12 +201,12 @@ struct Printed {
 struct File {
     #[serde(flatten)]
     link: Link,
-    /// As long as its workspace exists.
+    /// The path in the workspace, while that exists.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<PathBuf>,
 }
 
-/// Prints it; a failed tool is a failure with the tool's own message.
+/// Prints the result; if the tool failed, returns a failure with the tool's message.
 fn print_answer(
     answer: &Answer,
     spec: &ServerSpec,
@@ -270,7 +270,8 @@ impl Printed {
     }
 }
 
-/// A text as it is, other JSON indented; what cannot be read without loss as it came.
+/// The result for reading: a string as is, other JSON indented; JSON that cannot be parsed without loss
+/// unchanged.
 fn readable(result: &RawJson) -> String {
     let text = match result.read::<Value>() {
         Ok(Value::String(text)) => text,
@@ -282,7 +283,7 @@ fn readable(result: &RawJson) -> String {
 
 // `--arg name=value` and `--json` as the tool's arguments.
 
-/// What was given, before the tool's schema was held against it: values of `--arg` are texts.
+/// The arguments before the tool's schema is applied: values of `--arg` are strings.
 fn given_arguments(pairs: Vec<String>, json: Option<&str>) -> Result<RawJson, Failure> {
     match json {
         Some("-") => {
@@ -319,7 +320,7 @@ fn named(pairs: Vec<String>) -> Result<RawJson, Failure> {
     Ok(RawJson::from_json(&Value::Object(members)))
 }
 
-/// Each field with its error.
+/// An error that lists each invalid field.
 fn refused_arguments(server: &str, tool: &str, unfit: Unfit) -> Failure {
     let Unfit::Faults(faults) = unfit else {
         let why = "validating the arguments took longer than the timeout of the call";

@@ -26,7 +26,7 @@ use crate::{
     launches::Launching,
 };
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 pub const HELP: &str = "\
 Starts all servers concurrently in a temporary directory, each within MCPO_START_TIMEOUT, and ends them again. \
 Sessions of a running bridge are not affected.
@@ -70,7 +70,7 @@ struct LocatedFault {
     fault: Fault,
 }
 
-/// Checks, prints, and fails if a server did.
+/// Checks, prints the report, and fails if a server failed.
 pub fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let output = args.output;
     let (settings, config) = match load(settings) {
@@ -142,13 +142,13 @@ fn refused(errors: Vec<ConfigError>) -> Refused {
     }
 }
 
-// How further processes of a server are started, and why.
+// How further processes of a server are started, with the reason.
 
-/// As `check` shows it.
+/// The result, as `check` shows it.
 #[derive(Serialize)]
 #[serde(tag = "how", rename_all = "snake_case")]
 enum Processes {
-    /// From a parent that has imported so many modules.
+    /// From a fork parent that has imported this number of modules.
     Forked {
         modules: usize,
         /// Modules that each process imports itself, with the reason.
@@ -159,7 +159,7 @@ enum Processes {
 }
 
 impl Processes {
-    /// `None` where it is not known.
+    /// `None` if it is unknown.
     pub fn from_forking(forking: &Forking) -> Option<Self> {
         match forking {
             Forking::Forks { modules, left_out } => Some(Self::Forked {
@@ -173,7 +173,7 @@ impl Processes {
         }
     }
 
-    /// For people, with the details where `verbose`.
+    /// The text output, with details if `verbose`.
     pub fn text(&self, verbose: bool) -> String {
         match self {
             Self::Forked { modules, left_out } => {
@@ -192,16 +192,16 @@ impl Processes {
     }
 }
 
-// How a server is launched, and why.
+// How a server is launched, with the reason.
 
-/// As `check` shows it.
+/// The result, as `check` shows it.
 #[derive(Serialize)]
 pub struct Launch {
     how: How,
-    /// The package whose program it is.
+    /// The package that contains its program.
     #[serde(skip_serializing_if = "Option::is_none")]
     package: Option<String>,
-    /// What of it runs.
+    /// The part of the package that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     runs: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -213,7 +213,7 @@ pub struct Launch {
 enum How {
     /// From an environment whose versions are in the lock file.
     Locked,
-    /// From an environment whose versions were chosen when it was made.
+    /// From an environment whose versions were chosen when it was created.
     Installed,
     /// By its launcher.
     AsWritten,
@@ -222,7 +222,7 @@ enum How {
 }
 
 impl Launch {
-    /// `None` where there is nothing to install.
+    /// `None` if there is nothing to install.
     pub fn from_launching(launching: &Launching) -> Option<Self> {
         let (how, why) = match launching {
             Launching::Installed(found) => {
@@ -251,7 +251,7 @@ impl Launch {
         })
     }
 
-    /// For people.
+    /// The text output.
     pub fn text(&self) -> String {
         let package = self.package.as_deref().unwrap_or("installed packages");
         let why = plain(self.why.as_deref().unwrap_or_default());
@@ -276,26 +276,26 @@ fn runs(kind: &Kind) -> Option<String> {
     }
 }
 
-// The report of `check`, for people and machines.
+// The report of `check`, as text and JSON.
 
-/// As many tools as small models handle.
+/// Number of tools that small models can still handle.
 const MANY_TOOLS: usize = 15;
 
-/// Bytes of English and JSON that make one token, by rule of thumb.
+/// Estimated bytes of English and JSON per token.
 const BYTES_PER_TOKEN: usize = 4;
 
-/// Everything.
+/// The report.
 #[derive(Serialize)]
 pub struct Report {
-    /// No server failed.
+    /// True if no server failed.
     pub ok: bool,
     config_file: PathBuf,
-    /// Of the settings and the file.
+    /// Warnings about the settings and the server file.
     warnings: Vec<String>,
     servers: Vec<ServerReport>,
 }
 
-/// One server.
+/// The result of one server.
 #[derive(Serialize)]
 pub struct ServerReport {
     name: String,
@@ -335,7 +335,7 @@ struct Found {
     tools: Vec<ToolCost>,
 }
 
-/// One tool, and what it costs in every request of a model that may use it.
+/// One tool, and its cost in every request of a model that may use it.
 #[derive(Serialize)]
 struct ToolCost {
     name: String,
@@ -343,7 +343,7 @@ struct ToolCost {
 }
 
 impl Report {
-    /// For people, with the details where `verbose`.
+    /// The text output, with details if `verbose`.
     pub fn text(&self, verbose: bool) -> String {
         let mut text = String::new();
         for warning in &self.warnings {
@@ -372,7 +372,7 @@ impl Report {
 }
 
 impl ServerReport {
-    /// A server that was not started.
+    /// The result of a server that was not started.
     pub fn skipped(spec: &ServerSpec) -> Self {
         Self {
             name: spec.name.to_string(),
@@ -387,7 +387,7 @@ impl ServerReport {
         }
     }
 
-    /// A server that was.
+    /// The result of a server that was started.
     pub fn from_surveyed(surveyed: &Surveyed) -> Self {
         let base = Self {
             start_seconds: Some((surveyed.took.as_secs_f64() * 1000.0).round() / 1000.0),
@@ -471,7 +471,7 @@ impl Found {
     }
 }
 
-/// What the tools cost in every request of a model that may use them.
+/// The estimated tokens of the tools in every request of a model that may use them.
 fn tokens<'a>(tools: impl Iterator<Item = &'a Tool>, guide: Option<&str>) -> usize {
     let guide = guide.map_or(0, str::len);
     let bytes = tools.map(|tool| {
@@ -485,7 +485,7 @@ fn tokens<'a>(tools: impl Iterator<Item = &'a Tool>, guide: Option<&str>) -> usi
 fn warnings(offer: &Offer) -> Vec<String> {
     let subject = format!("server '{}': ", offer.spec.name);
     let own = offer.warnings().into_iter();
-    // Each stands below its server's name.
+    // The server's name is omitted, because the report shows it above.
     let own = own.map(|warning| match warning.strip_prefix(&subject) {
         Some(rest) => rest.to_owned(),
         None => warning,
@@ -504,7 +504,7 @@ fn warnings(offer: &Offer) -> Vec<String> {
     for tool in offer.tools() {
         let name = &tool.name;
         let schema = request_schema(tool).warnings.into_iter();
-        // Not by the offer's own rules, which would log what stands here.
+        // Compiled here, because the offer's own rules would log these warnings.
         let rules = ArgumentRules::compile(tool.input_schema());
         let both = schema.chain(rules.warning().map(str::to_owned));
         warnings.extend(both.map(|warning| format!("tool {name}: {warning}")));

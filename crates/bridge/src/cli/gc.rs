@@ -12,7 +12,7 @@ use super::{
     output::{ODD, OutputArgs},
 };
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 pub const HELP: &str = "\
 The bridge does this itself, at start and every MCPO_STATEFUL_CLEANUP_INTERVAL. It is safe to run while a \
 bridge is running: workspaces in use are skipped.
@@ -31,7 +31,7 @@ pub struct GcArgs {
     output: OutputArgs,
 }
 
-/// Deletes, and fails if something could not be deleted.
+/// Deletes the data, and fails if something could not be deleted.
 pub fn run(args: GcArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     if args.user.as_deref().is_some_and(|id| id.trim().is_empty()) {
         return Err(Failure::usage("--user: the user id is empty"));

@@ -1,4 +1,4 @@
-//! `mcpo-bridge healthcheck`: for containers, whose images need no other HTTP client for it.
+//! `mcpo-bridge healthcheck`: for containers, whose images then need no other HTTP client.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{config::Listen, pinned::Pinned};
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 pub const HELP: &str = "\
 Requests /health at the address in the settings. Exit code 0 if the response is 200 (also when the status is \
 degraded: one failing server is no reason to restart the others), 1 otherwise.
@@ -24,7 +24,7 @@ Examples:
   HEALTHCHECK CMD [\"mcpo-bridge\", \"healthcheck\"]
   mcpo-bridge healthcheck --url http://127.0.0.1:8080/health";
 
-/// Bytes of the response that are read: more than any health report.
+/// Maximum number of bytes of the response: more than any health report.
 const LIMIT: usize = 4 * 1024 * 1024;
 
 /// The arguments of `healthcheck`.
@@ -43,15 +43,15 @@ pub struct HealthcheckArgs {
     max_time: f64,
 }
 
-/// What is requested.
+/// The requested URL.
 #[derive(Debug, PartialEq, Eq)]
 struct Target {
     url: Url,
-    /// Of a bridge that speaks HTTPS itself.
+    /// The certificate of a bridge that serves HTTPS itself.
     certificate: Option<PathBuf>,
 }
 
-/// Every failure is exit code 1: Docker reserves 2.
+/// All failures have exit code 1: Docker reserves 2.
 pub fn run(args: &HealthcheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let target = match &args.url {
         Some(url) => Target::parse(url)?,
@@ -83,7 +83,7 @@ pub fn run(args: &HealthcheckArgs, settings: &SettingsArgs) -> Result<(), Failur
 }
 
 impl Target {
-    /// A bridge that listens on every address also listens on loopback.
+    /// A bridge that listens on all addresses also listens on loopback.
     fn from_listen(listen: &Listen) -> Result<Self, Failure> {
         if listen.port == 0 {
             return Err(Failure::failed(
@@ -119,8 +119,8 @@ impl Target {
         Ok(Self { url, certificate })
     }
 
-    /// The status and the body. By HTTPS with the bridge that has the configured certificate, whatever names
-    /// stand in it: they are those that browsers use.
+    /// Returns the status and the body. With HTTPS, accepts the configured certificate regardless of the host
+    /// names in it: those are the names that browsers use.
     async fn get(&self, timeout: Duration) -> Result<(u16, Vec<u8>), String> {
         let certificate = self.certificate.as_ref().map(CertificateDer::from_pem_file);
         let known = certificate.transpose().map_err(|error| error.to_string())?;
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(url.unwrap(), "https://127.0.0.1:9/health");
     }
 
-    /// Serves one connection.
+    /// A server that accepts one connection and sends this response.
     fn answering(answer: &'static [u8]) -> Target {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -210,7 +210,7 @@ mod tests {
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(answer);
             if answer.is_empty() {
-                // Until the client has had enough.
+                // Wait until the client gives up.
                 let _ = stream.read(&mut [0; 1]);
             }
         });

@@ -12,7 +12,7 @@ use super::output::BOLD;
 use super::{Failure, SettingsArgs, output::print};
 use crate::config;
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 pub const HELP: &str = "\
 Examples:
   mcpo-bridge init                      # ./mcp-servers.json, or the path in MCPO_CONFIG_FILE

@@ -26,7 +26,7 @@ use crate::{
     launches::Launching,
 };
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 pub const HELP: &str = "\
 uvx, uv run, npx and pipx run resolve versions and download packages at every start. This command does it \
 once: it creates environments in MCPO_TOOLS_DIR, from which servers start directly and without network. \
@@ -68,16 +68,16 @@ pub struct InstallArgs {
     output: OutputArgs,
 }
 
-/// What became of it.
+/// The result of one server.
 pub struct Installed {
     spec: Arc<ServerSpec>,
     asked: Option<InstallRequest>,
     outcome: Outcome,
-    /// To be locked; where nothing was installed, what is locked already stays.
+    /// The pin to lock; if nothing was installed, an existing lock is kept.
     pin: Option<Pin>,
 }
 
-/// Installs, shows, and writes the lock file.
+/// Installs, prints the result, and writes the lock file.
 pub fn run(args: InstallArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let (settings, _log, config) = load(settings, args.server.as_deref())?;
     let lock = LockFile::read(&settings.lock_file).map_err(Failure::usage)?;
@@ -190,7 +190,7 @@ impl InstallArgs {
         Ok(())
     }
 
-    /// In the order of the server file. Of servers that were left out, what is there stays.
+    /// The lock file, in the order of the server file. Servers that were not selected keep their entries.
     fn lock(&self, installed: &[Installed], before: Option<&LockFile>) -> LockFile {
         let mut lock = LockFile::default();
         let known = |name: &str| before.and_then(|before| before.servers.get(name)).cloned();
@@ -203,7 +203,7 @@ impl InstallArgs {
             let failed = matches!(one.outcome, Outcome::Failed { .. });
             let pin = match &one.pin {
                 Some(pin) if lockable => Some(pin.clone()),
-                // It may work again later, and must not run unlocked versions then.
+                // The server may work again later, and must not run unlocked versions then.
                 None if failed => known(name),
                 _ => None,
             };
@@ -233,17 +233,17 @@ fn confirmed() -> Result<bool, Failure> {
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
-// What differs between two versions of a server: packages, and tools as models see them.
+// The differences between two versions of a server: packages, and tools as models see them.
 
-/// Packages that are listed for people; `--json` has all.
+/// Maximum number of packages in the text output; `--json` has all.
 const SHOWN: usize = 12;
 
-/// Everything that differs.
+/// All differences.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub struct Changes {
     packages: Vec<ChangedPackage>,
     tools: Tools,
-    /// Why the old version's tools are not known.
+    /// Why the tools of the old version are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     old_failed: Option<String>,
 }
@@ -264,16 +264,16 @@ struct Tools {
     changed: Vec<Changed>,
 }
 
-/// A tool that is still there.
+/// A tool that both versions have.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 struct Changed {
     name: String,
-    /// The members of its description that differ.
+    /// The members of its definition that differ.
     what: Vec<String>,
 }
 
 impl Changes {
-    /// Compares.
+    /// Compares two versions.
     pub fn between(old: &Pin, new: &Pin, before: Result<&Learnt, &String>, after: &Learnt) -> Self {
         Self {
             packages: packages(&old.versions(), &new.versions()),
@@ -284,7 +284,7 @@ impl Changes {
         }
     }
 
-    /// For people, in lines that stand below the server's name.
+    /// The text output, in lines below the server's name.
     pub fn write(&self, text: &mut String) {
         for package in self.packages.iter().take(SHOWN) {
             let shown = |version: &Option<String>| version.clone().unwrap_or_else(|| "–".into());
@@ -354,7 +354,7 @@ fn tools(old: &[Tool], new: &[Tool]) -> Tools {
 
 type Object = serde_json::Map<String, Value>;
 
-/// `description`, `inputSchema.properties.path`, `inputSchema.required`, …
+/// Adds the paths that differ: `description`, `inputSchema.properties.path`, `inputSchema.required`, …
 fn differing(prefix: &str, old: &Object, new: &Object, found: &mut Vec<String>) {
     let within = |key: &str| match prefix.matches('.').count() {
         0 => true,
@@ -377,9 +377,9 @@ fn keys<'a>(old: &'a Object, new: &'a Object) -> Vec<&'a String> {
     old.keys().chain(more).collect()
 }
 
-// What `install` did, for people and machines.
+// The report of `install`, as text and JSON.
 
-/// A package that is installed.
+/// An installed package.
 #[derive(Debug, Serialize)]
 pub struct InstalledPackage {
     name: String,
@@ -392,7 +392,7 @@ impl From<(String, String)> for InstalledPackage {
     }
 }
 
-/// What became of one server.
+/// The outcome of one server.
 #[derive(Debug, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Outcome {
@@ -402,7 +402,7 @@ pub enum Outcome {
         package: Option<InstalledPackage>,
         packages: Vec<InstalledPackage>,
     },
-    /// Other versions will be used.
+    /// Different versions will be used.
     Upgrade {
         #[serde(skip_serializing_if = "Option::is_none")]
         package: Option<InstalledPackage>,
@@ -410,14 +410,14 @@ pub enum Outcome {
     },
     /// There is nothing to install: an interpreter, a program, a remote server.
     Nothing,
-    /// Its launcher starts it.
+    /// Its launcher starts it as written.
     AsWritten { why: String },
     /// It could not be installed.
     Failed { why: String },
 }
 
 impl Outcome {
-    /// Its environment is there.
+    /// Its environment exists.
     pub fn installed(resolved: &Resolved, pin: &Pin) -> Self {
         Self::Installed {
             package: resolved.main.clone().map(InstalledPackage::from),
@@ -425,7 +425,7 @@ impl Outcome {
         }
     }
 
-    /// For the display.
+    /// The word for the display.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Installed { .. } => "installed",
@@ -436,10 +436,10 @@ impl Outcome {
     }
 }
 
-/// Everything.
+/// The report.
 #[derive(Serialize)]
 pub struct Report<'a> {
-    /// Nothing failed.
+    /// True if nothing failed.
     pub ok: bool,
     servers: Vec<Line<'a>>,
 }
@@ -457,7 +457,7 @@ struct Line<'a> {
 const FOLDER: &str = "not locked: one of its packages is a directory, which has no version";
 
 impl<'a> Report<'a> {
-    /// Sums up.
+    /// Summarizes the results.
     pub fn new(installed: &'a [Installed]) -> Self {
         let lines = installed.iter().map(|one| Line {
             server: one.spec.name.as_str(),
@@ -474,7 +474,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// For people.
+    /// The text output.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for line in &self.servers {
@@ -517,7 +517,7 @@ impl Line<'_> {
     }
 }
 
-// Newer versions, and what they would change.
+// Newer versions and their changes.
 
 /// Installs the newest versions in addition to those in use, starts both, and compares.
 async fn upgrade_one(
@@ -528,7 +528,7 @@ async fn upgrade_one(
     step: &(dyn Fn(Step) + Sync),
 ) -> (Outcome, Option<Pin>) {
     let installer = &local.app.installer;
-    // What is locked is no reason to choose the same again.
+    // Resolve the versions anew, regardless of the lock file.
     let (pin, new) = match installer.install(&asked.unlocked(), true, step).await {
         Ok(found) => found,
         Err(why) => return (Outcome::Failed { why }, None),
@@ -558,7 +558,8 @@ async fn upgrade_one(
     }
 }
 
-/// What the server offers when it is started from this environment, as it is from now on.
+/// The server's offer when it is started from this environment. Also sets it as the server's launch from now
+/// on.
 async fn offered(
     local: &Local,
     spec: &Arc<ServerSpec>,

@@ -41,7 +41,7 @@ pub enum JobsCommand {
     Revoke(RevokeArgs),
 }
 
-/// Runs one of them.
+/// Runs one of the commands.
 pub fn run(command: JobsCommand, settings: &SettingsArgs) -> Result<(), Failure> {
     match command {
         JobsCommand::List(args) => list(&args, settings),
@@ -53,7 +53,7 @@ pub fn run(command: JobsCommand, settings: &SettingsArgs) -> Result<(), Failure>
 /// The minimum length of an id's prefix.
 const PREFIX: usize = 4;
 
-/// A workspace by its id or a unique prefix of it; `what` names what it could have been instead.
+/// Finds a workspace by its id or a unique prefix; `what` names the alternatives for the error message.
 fn find(store: &ChatStore, id: &str, what: &str) -> Result<ChatSummary, Failure> {
     let none = || {
         Failure::failed(format!(
@@ -78,7 +78,7 @@ fn find(store: &ChatStore, id: &str, what: &str) -> Result<ChatSummary, Failure>
     }
 }
 
-/// The state of a link, in one word.
+/// The status of a link, in one word.
 fn link_state(artifact: &Artifact, now: Timestamp) -> &'static str {
     match (artifact.gone_at, artifact.gone) {
         (Some(_), Some(GoneReason::Revoked)) => "revoked",
@@ -88,12 +88,12 @@ fn link_state(artifact: &Artifact, now: Timestamp) -> &'static str {
     }
 }
 
-// The end of a workspace's `journal.jsonl`.
+// Reads the end of a workspace's `journal.jsonl`.
 
-/// Bytes that are read of it: a line may take 128 KiB and more.
+/// Maximum number of bytes to read: a line may take 128 KiB and more.
 const READ: u64 = 4 * 1024 * 1024;
 
-/// The last `count` calls, oldest first. No journal is an empty one; broken lines are left out.
+/// The last `count` calls, oldest first. A missing journal counts as empty; invalid lines are omitted.
 fn journal_tail(folder: &Path, count: usize) -> io::Result<Vec<Value>> {
     let mut file = match open_read(&folder.join("journal.jsonl")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -119,7 +119,7 @@ fn journal_tail(folder: &Path, count: usize) -> io::Result<Vec<Value>> {
 
 // `mcpo-bridge jobs list`
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 const LIST_HELP: &str = "\
 Examples:
   mcpo-bridge jobs list
@@ -139,12 +139,12 @@ struct ListedChat {
     servers: Vec<String>,
     created_at: Timestamp,
     last_call_at: Option<Timestamp>,
-    /// The bridge that uses it.
+    /// The bridge that holds its lease.
     leased_by: Option<String>,
     error: Option<String>,
 }
 
-/// Lists them.
+/// Lists the workspaces.
 pub fn list(args: &ListArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let (_, _log, store) = open(settings)?;
     let now = Timestamp::now();
@@ -181,7 +181,7 @@ fn text(rows: &[ListedChat], now: Timestamp) -> String {
     table(headings, &cells.collect::<Vec<_>>())
 }
 
-/// As in the metadata.
+/// The status as in the metadata.
 pub fn status(status: JobStatus) -> &'static str {
     match status {
         JobStatus::Created => "created",
@@ -194,7 +194,7 @@ pub fn status(status: JobStatus) -> &'static str {
 
 // `mcpo-bridge jobs revoke`
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 const REVOKE_HELP: &str = "\
 The linked copy is deleted at once, and the link returns 410 from then on. Files in the workspace are kept.
 
@@ -215,12 +215,12 @@ pub struct RevokeArgs {
     output: OutputArgs,
 }
 
-/// What was named.
+/// The object to revoke.
 #[derive(Debug, PartialEq, Eq)]
 enum What {
     Link(LinkToken),
     Job(JobId),
-    /// Perhaps a prefix of an id.
+    /// Possibly a prefix of an id.
     Other(String),
 }
 
@@ -236,7 +236,7 @@ struct RevokedLink {
     size: u64,
 }
 
-/// Revokes, and fails if there was no live link.
+/// Revokes links, and fails if no link was live.
 pub fn revoke(args: &RevokeArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let (_, _log, store) = open(settings)?;
     let links = links_to_revoke(&store, What::parse(args.what.trim()))?;
@@ -275,7 +275,7 @@ impl What {
     }
 }
 
-/// Links that may be live. A workspace's links outlive its folder.
+/// Links that may be live. A workspace's links can outlive its folder.
 fn links_to_revoke(store: &ChatStore, what: What) -> Result<Vec<Artifact>, Failure> {
     let job = match what {
         What::Link(token) => {
@@ -318,7 +318,7 @@ impl Revoked {
 
 // `mcpo-bridge jobs show`
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 const SHOW_HELP: &str = "\
 Everyone who has a link can open its file, so URLs are shown with --links only. The journal contains what \
 users sent and received, so it is shown in full with --json only.
@@ -328,7 +328,7 @@ Examples:
   mcpo-bridge jobs show 1b4e28ba --links
   mcpo-bridge jobs show 1b4e28ba --json --calls 1 | jq '.journal[].request'";
 
-/// Characters of an error in the list of calls.
+/// Maximum length of an error in the list of calls.
 const SHOWN: usize = 80;
 
 /// The arguments of `jobs show`.
@@ -355,7 +355,7 @@ struct Shown {
     leased_by: Option<String>,
     files: Vec<File>,
     links: Vec<LinkRow>,
-    /// The last calls, oldest first, as they were written.
+    /// The last calls, oldest first, as recorded.
     journal: Vec<Value>,
 }
 
@@ -379,7 +379,7 @@ struct LinkRow {
     url: Option<String>,
 }
 
-/// Shows it.
+/// Shows the workspace.
 pub fn show(args: &ShowArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let (settings, _log, store) = open(settings)?;
     let now = Timestamp::now();

@@ -1,4 +1,4 @@
-//! The bridge's parts in a command's own process: everything but the listening.
+//! The parts of the bridge in a command's own process: everything except the HTTP server.
 
 use std::{
     fs,
@@ -32,10 +32,10 @@ use crate::{
     telemetry::LogGuard,
 };
 
-/// How long each thing that still runs may keep a command that is done.
+/// Timeout for each remaining task after a command is done.
 const LEAVE: Duration = Duration::from_secs(2);
 
-/// The parts, and the tasks that they need.
+/// The parts of the bridge, and the tasks that they need.
 pub struct Local {
     /// The parts.
     pub app: Arc<App>,
@@ -43,9 +43,9 @@ pub struct Local {
 }
 
 impl Local {
-    /// Puts them together on the jobs folder of `settings`. Must be called within a runtime.
+    /// Creates the parts on the jobs folder of `settings`. Must be called within a runtime.
     pub fn new(mut settings: Settings, config: Loaded) -> Result<Self, Failure> {
-        // A command has no time to install anything: it uses what is there.
+        // A command has no time to install packages: it uses existing environments.
         settings.install = false;
         let store = ChatStore::open(&settings.jobs_dir, &Membership::default());
         let app = App::new(settings, store.map_err(Failure::failed)?, config);
@@ -57,7 +57,7 @@ impl Local {
         Ok(Self { app, tasks })
     }
 
-    /// Ends every child and gives all leases back.
+    /// Ends all children and releases all leases.
     pub async fn end(mut self) {
         let engine = &self.app.engine;
         engine.stopping.cancel();
@@ -68,13 +68,13 @@ impl Local {
             engine.shared.end_all(),
             self.app.installer.close()
         );
-        // The sessions of remote servers are still being closed.
+        // The sessions of remote servers may still be closing.
         let _ = tokio::time::timeout(LEAVE, engine.children.none_left()).await;
         self.tasks.shutdown().await;
     }
 }
 
-/// A bridge on another host must see that this process lives.
+/// Renews this instance's record, so that bridges on other hosts see that the process is alive.
 async fn beat(store: Arc<ChatStore>) {
     let mut timer = tokio::time::interval(store.renew_every());
     loop {
@@ -84,20 +84,20 @@ async fn beat(store: Arc<ChatStore>) {
     }
 }
 
-/// Runs a command's asynchronous part to its end.
+/// Runs a command's asynchronous part until it is done.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
     let done = runtime.block_on(work);
-    // Tasks hold the store, which cleans up when it is dropped; but a disk that hangs must not
-    // keep a command that has its answer.
+    // Tasks hold the store, which cleans up on drop; but a disk that hangs must not block a command that is
+    // done.
     runtime.shutdown_timeout(LEAVE);
     done
 }
 
-/// Gives `work` up at SIGINT and SIGTERM, so that what it started can be ended in good order.
+/// Cancels `work` on SIGINT and SIGTERM, so that the caller can end what it started.
 pub async fn until_signal<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let listen = |kind| {
         signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
@@ -111,8 +111,7 @@ pub async fn until_signal<T>(work: impl Future<Output = T>) -> Result<T, Failure
     }
 }
 
-/// Opens the jobs folder that a bridge works in. A folder that is not there is not made: it would
-/// only hide that another one was meant.
+/// Opens a bridge's jobs folder. A missing folder is not created: that would hide a wrong path.
 pub fn open_store(jobs_dir: &Path) -> Result<ChatStore, Failure> {
     if !jobs_dir.exists() {
         let path = jobs_dir.display();
@@ -133,7 +132,7 @@ pub fn open(settings: &SettingsArgs) -> Result<(Settings, LogGuard, ChatStore), 
     Ok((settings, log, store))
 }
 
-/// The settings, the log and the servers of a command that starts them; with a name only this server.
+/// The settings, the log and the servers of a command that starts them; with a name, only this server.
 pub fn load(
     settings: &SettingsArgs,
     only: Option<&str>,
@@ -154,29 +153,30 @@ pub fn load(
     Ok((settings, log, config))
 }
 
-// Starting servers side by side to learn what they offer, in a jobs folder of its own.
+// Starts servers concurrently to query their tools, in a temporary jobs folder.
 
-/// For `tools/list` with all its pages, past the start timeout.
+/// Timeout of `tools/list` with all its pages, after the start timeout.
 const LIST_TIME: Duration = Duration::from_secs(30);
 
-/// Between two steps of the display.
+/// Refresh interval of the display.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What became of one server.
+/// The result of one server.
 pub struct Surveyed {
-    /// Its config.
+    /// Its configuration.
     pub spec: Arc<ServerSpec>,
-    /// What it offers, or the error with the server's last output.
+    /// Its offer, or the error with the server's last output.
     pub outcome: Result<Offer, String>,
     /// How it was started.
     pub launching: Launching,
-    /// How further processes of it would come to be, where that was asked.
+    /// How its further processes would be started, if that was requested.
     pub forking: Option<Forking>,
-    /// From its start to its list of tools.
+    /// Time from its start to its list of tools.
     pub took: Duration,
 }
 
-/// Starts every server of `config`, and where `fork` says so its fork parent; the order stays. A failing one takes nothing from the others.
+/// Starts all servers of `config`, and with `fork` their fork parents; keeps the order. The failure of one
+/// does not affect the others.
 pub async fn survey(
     mut settings: Settings,
     config: Loaded,
@@ -184,7 +184,7 @@ pub async fn survey(
 ) -> Result<Vec<Surveyed>, Failure> {
     let folder = Folder::new()?;
     settings.jobs_dir = folder.jobs();
-    // Side by side: a server that waited for its turn would seem slower than it is.
+    // All at the same time: a server that waits for a permit would seem slower than it is.
     let servers = NonZeroUsize::new(config.servers.len()).unwrap_or(NonZeroUsize::MIN);
     settings.limits.max_starts = settings.limits.max_starts.max(servers);
     let specs: Vec<_> = config.servers.values().cloned().collect();
@@ -201,13 +201,13 @@ pub async fn survey(
     surveyed
 }
 
-/// By when a server that is started now must have listed its tools.
+/// The deadline by which a server that is started now must have listed its tools.
 fn deadline(app: &App) -> tokio::time::Instant {
     tokio::time::Instant::now() + app.settings.limits.start_timeout + LIST_TIME
 }
 
 impl Local {
-    /// Starts a server and asks what it offers; the error has the server's last output.
+    /// Starts a server and queries its offer; the error has the server's last output.
     pub async fn learn(&self, spec: &Arc<ServerSpec>) -> Result<Learnt, String> {
         let (app, stop) = (&self.app, CancellationToken::new());
         let (children, store) = (&app.engine.children, &app.store);
@@ -249,11 +249,11 @@ pub fn line(display: &MultiProgress, spec: &ServerSpec) -> ProgressBar {
     bar
 }
 
-/// A temporary folder that goes when this is dropped.
+/// A temporary folder, removed on drop.
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes one.
+    /// Creates the folder.
     pub fn new() -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("mcpo-bridge-{}", uuid::Uuid::new_v4()));
         let made = DirBuilder::new().mode(0o700).create(&path);
@@ -267,7 +267,7 @@ impl Folder {
         Ok(Self(path))
     }
 
-    /// For a jobs folder.
+    /// A path in it for a jobs folder.
     pub fn jobs(&self) -> PathBuf {
         self.0.join("jobs")
     }
@@ -275,7 +275,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // After an interruption a child that is being killed may still write.
+        // After an interruption, a child that is being killed may still write files.
         for _ in 0..ATTEMPTS {
             match fs::remove_dir_all(&self.0) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {}

@@ -1,9 +1,9 @@
 //! The command line: one file for each command.
 //!
-//! Answers go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 usage error.
+//! Results are written to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 usage error.
 //!
-//! Settings may stand before and after a command, and every command takes all of them; its `--help` shows
-//! those that matter to it most, so that it fits a screen.
+//! Settings are accepted before and after a command, and every command accepts all of them; its `--help`
+//! shows the most relevant ones, so that it fits on a screen.
 
 mod call;
 mod check;
@@ -101,7 +101,7 @@ enum Command {
     ConfigSchema,
 }
 
-/// Parses, runs, returns the exit code: 0 success, 1 failure, 2 usage error.
+/// Parses the command line, runs the command and returns the exit code: 0 success, 1 failure, 2 usage error.
 pub fn main() -> ExitCode {
     let parsed = command().try_get_matches().map_err(with_guess);
     let parsed = parsed.and_then(|matches| {
@@ -153,7 +153,7 @@ fn shown(command: &str) -> &'static [&'static str] {
     }
 }
 
-/// The definition, with the settings in every command.
+/// The command definition, with the settings in every command.
 fn command() -> clap::Command {
     let command = Cli::command().mut_args(|arg| {
         let hidden = arg.get_help_heading().is_some();
@@ -162,7 +162,7 @@ fn command() -> clap::Command {
     below(command)
 }
 
-/// Completes the commands below this one. `serve` has the settings already, and shows them all.
+/// Adds the settings to all subcommands. `serve` has them already, and shows all of them.
 fn below(command: clap::Command) -> clap::Command {
     let names = command.get_subcommands().map(clap::Command::get_name);
     let names = names.filter(|name| *name != "serve").map(str::to_owned);
@@ -195,7 +195,7 @@ fn with_settings(command: clap::Command) -> clap::Command {
     ))
 }
 
-/// What was given before the command and, over it, after it.
+/// The settings given before and after the command; those after it win.
 fn settings(matches: &ArgMatches) -> Result<SettingsArgs, clap::Error> {
     let mut given = SettingsArgs::from_arg_matches(matches)?;
     if let Some((_, below)) = matches.subcommand() {
@@ -204,7 +204,7 @@ fn settings(matches: &ArgMatches) -> Result<SettingsArgs, clap::Error> {
     Ok(given)
 }
 
-/// Only settings may stand before a command: anything else would be ignored there.
+/// Only settings are allowed before a command: other flags would be ignored there.
 fn misplaced(matches: &ArgMatches) -> Result<(), clap::Error> {
     let Some((name, _)) = matches.subcommand() else {
         return Ok(());
@@ -222,7 +222,7 @@ fn misplaced(matches: &ArgMatches) -> Result<(), clap::Error> {
     })
 }
 
-/// A word in the place of a command is a mistyped command.
+/// A word in the place of a command is treated as a mistyped command.
 fn with_guess(error: clap::Error) -> clap::Error {
     let word = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(word)) if error.kind() == ErrorKind::UnknownArgument => {
@@ -260,13 +260,13 @@ fn with_guess(error: clap::Error) -> clap::Error {
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
-    /// Empty if the output says it all.
+    /// Empty if the output already contains the errors.
     message: String,
-    /// The message needs no word in front of it.
+    /// The message is printed without a prefix.
     names_itself: bool,
 }
 
-/// SIGINT's number beyond 128, as shells do it.
+/// 128 plus the number of SIGINT, as in shells.
 const INTERRUPTED: u8 = 130;
 
 impl Failure {
@@ -288,22 +288,22 @@ impl Failure {
         Self::new(2, message.to_string())
     }
 
-    /// A signal ended it.
+    /// The command was interrupted by a signal.
     pub fn interrupted() -> Self {
         Self::new(INTERRUPTED, "interrupted".to_owned())
     }
 
-    /// Without a message, because the output has it.
+    /// A failure without a message, because the output already contains it.
     pub fn silent(code: u8) -> Self {
         Self::new(code, String::new())
     }
 
-    /// Without a message, unless all went well.
+    /// Fails without a message unless `good`.
     pub fn unless(good: bool) -> Result<(), Self> {
         if good { Ok(()) } else { Err(Self::silent(1)) }
     }
 
-    /// Exit code 2 and all errors; each source is named at the start of its line.
+    /// Exit code 2 with all errors; each line starts with the name of its source.
     pub fn faulty(sources: &[ConfigError]) -> Self {
         let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
         Self {
@@ -312,7 +312,7 @@ impl Failure {
         }
     }
 
-    /// Prints the message and gives the exit code.
+    /// Prints the message and returns the exit code.
     pub fn report(self) -> ExitCode {
         if self.names_itself {
             note(plain(&self.message));
@@ -338,7 +338,7 @@ impl From<ConfigError> for Failure {
 
 // `mcpo-bridge config-schema`
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 const CONFIG_SCHEMA_HELP: &str = "\
 Editors use the schema to complete and validate the server file: save it next to the file, and name it there \
 in \"$schema\".

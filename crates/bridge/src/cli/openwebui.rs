@@ -1,4 +1,4 @@
-//! `mcpo-bridge openwebui`: the connections that Open WebUI has to the bridge.
+//! `mcpo-bridge openwebui`: the connections from Open WebUI to the bridge.
 
 mod connection;
 
@@ -66,9 +66,9 @@ fn spec_path(settings: &SettingsArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-// `mcpo-bridge openwebui sync`: for an Open WebUI that runs.
+// `mcpo-bridge openwebui sync`: updates a running Open WebUI.
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 const SYNC_HELP: &str = "\
 Adds a connection for each server, updates the connections that it created (URL, type, key, headers) and \
 removes those whose servers no longer exist. All other connections stay unchanged. In its own connections it \
@@ -113,7 +113,7 @@ pub struct SyncArgs {
     make: MakeArgs,
 }
 
-/// Compares and changes.
+/// Compares the connections and applies the changes.
 pub fn sync(args: SyncArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let key = admin_key(args.admin_key, args.admin_key_file)?;
     let maker = Maker::new(args.make, args.bridge_url.as_deref(), settings)?;
@@ -154,7 +154,7 @@ async fn synchronize(
         if dry || plan.changes.is_empty() {
             return Ok(plan);
         }
-        // Planned again, if an administrator was faster.
+        // Plan again if an administrator has changed the connections in the meantime.
         if admin.connections().await? == current {
             admin.set_connections(&plan.connections).await?;
             return Ok(plan);
@@ -206,11 +206,11 @@ fn admin_key(key: Option<String>, file: Option<String>) -> Result<Secret, Failur
     Ok(Secret::new(key.trim()))
 }
 
-// What has to change in an Open WebUI's connections. Connections that we did not create stay as they are,
-// byte for byte. In ours, what an administrator decides stays: whether it is switched on, which functions it
-// has, added headers, and changed names and access grants.
+// Computes the changes of an Open WebUI's connections. Connections that the bridge did not create are not
+// changed, byte for byte. In its own connections, the decisions of an administrator are kept: whether the
+// connection is enabled, which functions it has, added headers, and changed names and access grants.
 
-/// What we say of a connection; everything else of it is the administrator's.
+/// The members that the bridge sets; all others belong to the administrator.
 const OURS: [&str; 7] = [
     "type",
     "url",
@@ -221,43 +221,43 @@ const OURS: [&str; 7] = [
     "key",
 ];
 
-/// What is never shown: it is a secret, or may hold one.
+/// Members that are never shown: they are or may contain secrets.
 const SECRET: [&str; 3] = ["key", "path", "headers"];
 
-/// The connections as they should be, and what that changes.
+/// The new connections, and the changes.
 pub struct Plan {
-    /// All of them, in their order; new ones come last.
+    /// All connections, in their order; new ones are last.
     pub connections: Vec<Value>,
-    /// What differs.
+    /// The changes.
     pub changes: Vec<Change>,
-    /// What was left alone and deserves a look.
+    /// Connections that were not changed and need the administrator's attention.
     pub notes: Vec<String>,
 }
 
 /// One difference.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
-    /// There was none for this server.
+    /// The server had no connection.
     Added(String),
-    /// What differs in it, a line each.
+    /// The differences, one line each.
     Updated(String, Vec<String>),
-    /// Its server is gone.
+    /// Its server no longer exists.
     Removed(String),
 }
 
-/// How to plan.
+/// The rules for a plan.
 pub struct Rules<'a> {
-    /// The owner in the marker of connections that are ours.
+    /// The owner in the marker of the bridge's own connections.
     pub owner: &'a str,
-    /// Where ours lead to.
+    /// The base URL of the bridge's own connections.
     pub bridge: &'a str,
-    /// The names, in lower case, of headers that we set.
+    /// Lower-case names of the headers that the bridge sets.
     pub headers: &'a [String],
-    /// A connection of the same id and type that is not ours becomes ours.
+    /// Take over a foreign connection that has the same id and type.
     pub adopt: bool,
 }
 
-/// Compares. An error names the connection that stands in the way.
+/// Compares the connections. The error names the conflicting connection.
 pub fn plan(current: &[Value], wanted: &[Value], rules: &Rules<'_>) -> Result<Plan, String> {
     let mut plan = Plan {
         connections: Vec::new(),
@@ -306,7 +306,7 @@ pub fn plan(current: &[Value], wanted: &[Value], rules: &Rules<'_>) -> Result<Pl
     Ok(plan)
 }
 
-/// Open WebUI tells connections apart by their ids, for each type.
+/// Open WebUI distinguishes the connections of each type by their ids.
 fn collides(connection: &Value, wanted: &Value) -> bool {
     let id = &connection["info"]["id"];
     id.is_string() && wanted["info"]["id"] == *id && kind(wanted) == kind(connection)
@@ -328,7 +328,7 @@ fn in_the_way(wanted: &Value, connection: &Value) -> String {
 fn updated(current: &Value, wanted: &Value, own: Option<&Marker>, rules: &Rules<'_>) -> Value {
     let mut now = current.clone();
     for key in OURS {
-        // An empty value need not replace an absent one.
+        // An empty value does not replace a missing one.
         if !current[key].is_null() || wanted[key] != "" {
             now[key] = wanted[key].clone();
         }
@@ -337,7 +337,7 @@ fn updated(current: &Value, wanted: &Value, own: Option<&Marker>, rules: &Rules<
     let Some(mut marker) = Marker::read(wanted) else {
         return now;
     };
-    // An adopted one keeps the grants and the name that it has.
+    // An adopted connection keeps its grants and its name.
     let unchanged = |ours: Option<&String>, there: String| ours.is_some_and(|ours| *ours == there);
     if unchanged(own.map(|own| &own.info), info_digest(current)) {
         for key in ["name", "description"] {
@@ -357,7 +357,7 @@ fn updated(current: &Value, wanted: &Value, own: Option<&Marker>, rules: &Rules<
     now
 }
 
-/// The administrator's headers as they are, and ours as they should be.
+/// The headers of `current` that an administrator added, plus the bridge's own headers.
 fn headers(
     current: &Value,
     wanted: &Value,
@@ -373,7 +373,7 @@ fn headers(
     headers
 }
 
-/// One line for each difference, without secrets.
+/// One line per difference, without secrets.
 fn differences(before: &Value, now: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     let keys = OURS.iter().copied().chain(["headers"]);
@@ -425,7 +425,7 @@ fn url(connection: &Value) -> &str {
 
 // `mcpo-bridge openwebui connections`: for a new Open WebUI.
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 const CONNECTIONS_HELP: &str = "\
 Prints the value of TOOL_SERVER_CONNECTIONS, which Open WebUI reads only while its database is new. For a \
 running Open WebUI use `mcpo-bridge openwebui sync`.
@@ -460,7 +460,7 @@ pub struct ConnectionsArgs {
     make: MakeArgs,
 }
 
-/// Prints them.
+/// Prints the connections.
 fn print_connections(args: ConnectionsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let mut maker = Maker::new(args.make, args.bridge_url.as_deref(), settings)?;
     if !args.show_key {
@@ -474,7 +474,7 @@ fn print_connections(args: ConnectionsArgs, settings: &SettingsArgs) -> Result<(
     }
 }
 
-// Who sees a connection in Open WebUI, derived from `allow`: users should not be offered a server that
+// Access grants of a connection, derived from `allow`: Open WebUI should not offer users a server that
 // refuses them.
 
 /// Who sees servers without `allow`.
@@ -487,7 +487,7 @@ pub enum Grant {
     Admins,
 }
 
-/// Users and groups of an Open WebUI, as far as they are known.
+/// The known users and groups of an Open WebUI.
 #[derive(Debug, Default)]
 pub struct Directory {
     /// Id and mail address.
@@ -496,14 +496,14 @@ pub struct Directory {
     pub groups: Vec<(String, String)>,
 }
 
-/// The grants of a connection, and the names of `allow` for which there is none.
+/// The grants of a connection, and the names in `allow` without a grant.
 pub fn grants(spec: &ServerSpec, otherwise: Grant, known: &Directory) -> (Vec<Value>, Vec<String>) {
     let allow = match (&spec.allow, otherwise) {
         (Some(allow), _) => allow,
         (None, Grant::Everyone) => return (vec![grant("user", "*")], Vec::new()),
         (None, Grant::Admins) => return (Vec::new(), Vec::new()),
     };
-    // Administrators see every connection, and who has no other role may not sign in.
+    // Administrators see every connection, and users with any other role cannot sign in.
     if allow.roles.iter().any(|role| role == "user") {
         return (vec![grant("user", "*")], Vec::new());
     }
@@ -529,7 +529,7 @@ pub fn grants(spec: &ServerSpec, otherwise: Grant, known: &Directory) -> (Vec<Va
     (grants, unknown)
 }
 
-/// Open WebUI's ids are UUIDs: such a name needs no directory.
+/// The name as an id of Open WebUI, if it is a UUID: such a name needs no directory.
 fn as_id(name: &str) -> Option<&str> {
     uuid::Uuid::parse_str(name).is_ok().then_some(name)
 }
@@ -538,27 +538,28 @@ fn grant(kind: &str, id: &str) -> Value {
     json!({"principal_type": kind, "principal_id": id, "permission": "read"})
 }
 
-// How a connection of ours is known again: by a header of its own. Open WebUI's page for editing
-// connections keeps headers, and drops members that it does not know.
+// How the bridge recognizes its own connections: by a header. Open WebUI's page for editing connections keeps
+// headers, but drops unknown members.
 
-/// Its name.
+/// Name of the header.
 pub const HEADER: &str = "X-MCPO-Connection";
 
 /// `owner/server; grants=…; info=…`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marker {
-    /// Which bridge's, where several keep connections in one Open WebUI.
+    /// Identifies the bridge, if several manage connections in one Open WebUI.
     pub owner: String,
     /// The server in the config.
     pub server: String,
-    /// Of the access grants that we set; if they have another one now, an administrator changed them.
+    /// Digest of the access grants that the bridge set; if the current digest differs, an administrator
+    /// changed them.
     pub grants: String,
-    /// The same of name and description.
+    /// Digest of the name and description that the bridge set.
     pub info: String,
 }
 
 impl Marker {
-    /// The marker of a connection; `None` if we did not create it.
+    /// The marker of a connection; `None` if the bridge did not create it.
     pub fn read(connection: &Value) -> Option<Self> {
         let headers = connection["headers"].as_object()?;
         let mut headers = headers.iter();
@@ -589,8 +590,8 @@ impl fmt::Display for Marker {
     }
 }
 
-/// A short digest of the grants in a connection; their order does not count, nor what else Open
-/// WebUI keeps beside them.
+/// A short digest of the grants of a connection; independent of their order and of other members that Open
+/// WebUI stores with them.
 pub fn grants_digest(connection: &Value) -> String {
     let grants = connection["config"]["access_grants"].as_array();
     let lines = grants.into_iter().flatten().map(|grant| {
@@ -603,7 +604,7 @@ pub fn grants_digest(connection: &Value) -> String {
     digest(&lines.join("\n"))
 }
 
-/// A short digest of what people read.
+/// A short digest of name and description.
 pub fn info_digest(connection: &Value) -> String {
     let text = |key: &str| connection["info"][key].as_str().unwrap_or_default();
     digest(&format!("{}\n{}", text("name"), text("description")))
@@ -647,7 +648,7 @@ mod plan_tests {
         wanted(server, &everyone())
     }
 
-    /// As an administrator made it.
+    /// A connection that an administrator created.
     fn theirs(id: &str) -> Value {
         json!({"type": "openapi", "url": "http://other/x", "path": "p", "auth_type": "none", "key": "",
            "headers": null, "config": {"enable": false, "odd": [1]}, "info": {"id": id}, "new": 1.0})
@@ -662,7 +663,7 @@ mod plan_tests {
             adopt,
         };
         let plan = plan(current, wanted, &rules)?;
-        // Whatever it did, doing it again changes nothing.
+        // A second run changes nothing.
         let again = super::plan(&plan.connections, wanted, &rules)?;
         assert_eq!(again.connections, plan.connections);
         assert_eq!(again.changes, []);
@@ -728,7 +729,7 @@ mod plan_tests {
         let adopted = &plan.connections[0];
         assert_eq!(adopted["url"], ours("a")["url"]);
         assert_eq!(adopted["config"], theirs("a")["config"], "the grants stay");
-        // The same id of another type is no hindrance.
+        // The same id in a connection of another type is no conflict.
         let mut mcp = theirs("a");
         mcp["type"] = "mcp".into();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What commands print: output to stdout, errors to stderr, colours on a terminal only.
+//! The output of commands: results to stdout, errors to stderr, colours on a terminal only.
 
 use std::{
     borrow::Cow,
@@ -41,7 +41,7 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
-    /// Prints `value` as JSON, or what `text` makes of it.
+    /// Prints `value` as JSON, or the text that `text` returns.
     pub fn print<T: Serialize>(
         self,
         value: &T,
@@ -60,11 +60,11 @@ impl OutputArgs {
     }
 }
 
-/// Writes to stdout; colours are taken out unless it is a terminal that wants them.
+/// Writes to stdout; colours are removed unless it is a terminal that supports them.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // A reader that stops early (`| head`) is no failure.
+        // A reader that stops early (`| head`) is no error.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::failed(format!("cannot write the output: {error}")))
         }
@@ -80,7 +80,7 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
-/// What an error comes from in the end.
+/// The innermost source of an error.
 pub fn root_cause<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     while let Some(source) = error.source() {
         error = source;
@@ -88,7 +88,7 @@ pub fn root_cause<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 
     error
 }
 
-// Text for people: colours, columns, ages, and the words of servers without what steers a terminal.
+// Text output: colours, columns, ages, and texts of servers without terminal control characters.
 
 /// Success.
 pub const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -105,17 +105,17 @@ pub const BOLD: Style = Style::new().bold();
 /// Details.
 pub const DIM: Style = Style::new().dimmed();
 
-/// Writes a line to stderr. Nothing is done about a closed one.
+/// Writes a line to stderr. Errors are ignored.
 pub fn note(text: impl Display) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
-/// The same as a warning.
+/// Writes a warning to stderr.
 pub fn warn(text: impl Display) {
     note(format_args!("{ODD}warning:{ODD:#} {text}"));
 }
 
-/// The words of a server, without what would steer a terminal. Line ends and tabs stay.
+/// A server's text without terminal control characters. Line ends and tabs are kept.
 pub fn plain(text: &str) -> Cow<'_, str> {
     let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
     if text.contains(steers) {
@@ -125,7 +125,7 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The same on one line of at most `most` characters.
+/// The first line of a server's text, at most `most` characters.
 pub fn one_line(text: &str, most: usize) -> String {
     let text = plain(text.trim());
     let line = text.lines().next().unwrap_or_default().trim_end();
@@ -137,18 +137,18 @@ pub fn one_line(text: &str, most: usize) -> String {
     line
 }
 
-/// Lines after the first stand below it.
+/// Indents the lines after the first one.
 pub fn indented(text: &str, by: usize) -> String {
     plain(text).replace('\n', &format!("\n{:by$}", ""))
 }
 
-/// Columns of the terminal that is stdout, if it is one.
+/// Width of the terminal if stdout is one.
 pub fn terminal_width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// Breaks lines that are longer than `width` between words; what follows stands two columns further right.
+/// Breaks lines longer than `width` between words; continuation lines are indented by two more columns.
 pub fn wrapped(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else {
         return text.to_owned();
@@ -180,7 +180,7 @@ pub fn wrapped(text: &str, width: Option<usize>) -> String {
     all
 }
 
-/// Rows under headings, in columns; an empty table is its headings.
+/// Rows under headings, in columns; without rows only the headings.
 pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
     let wide = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
@@ -208,7 +208,7 @@ pub fn seconds_since(then: Timestamp, now: Timestamp) -> u64 {
     u64::try_from(now.duration_since(then).as_secs()).unwrap_or(0)
 }
 
-/// `40 s`, `12 min`, `3 h`, `5 d`.
+/// The time since `then`: `40 s`, `12 min`, `3 h`, `5 d`.
 pub fn ago(then: Timestamp, now: Timestamp) -> String {
     match seconds_since(then, now) {
         seconds @ 0..120 => format!("{seconds} s"),
@@ -218,20 +218,20 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// To the second, in UTC.
+/// The time in UTC, to the second.
 pub fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-/// `3 files`, `1 file`.
+/// A count with its noun: `3 files`, `1 file`.
 pub fn counted(count: usize, thing: &str) -> String {
     let many = if count == 1 { "" } else { "s" };
     format!("{count} {thing}{many}")
 }
 
-// The log of a command: to stderr, because stdout is its output.
+// The log of a command: on stderr, because stdout is its output.
 
-/// Starts it; hold the guard until the command is done.
+/// Starts the log; hold the guard until the command is done.
 pub fn start(log: &Log) -> Result<LogGuard, Failure> {
     init_for_command(log).map_err(|error| Failure::usage(error.to_string()))
 }

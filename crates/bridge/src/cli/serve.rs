@@ -1,4 +1,4 @@
-//! `mcpo-bridge serve`
+//! `mcpo-bridge serve`: runs the service.
 
 use std::{
     env, io,
@@ -24,7 +24,7 @@ use crate::{
     telemetry,
 };
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 pub const HELP: &str = "\
 Every setting is available as a flag and as an environment variable; the flag wins. An empty variable counts as \
 unset. Prefer variables or files for secrets.
@@ -58,7 +58,7 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// With these settings: flags may also stand before the command.
+    /// Replaces the settings by the merged ones: flags may also be given before the command.
     pub fn with(self, settings: SettingsArgs) -> Self {
         Self { settings, ..self }
     }
@@ -95,7 +95,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
         Ok(Ended::Cleanly) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce) => ExitCode::FAILURE,
         Err(error) => {
-            // Once: for the user who started it at a terminal, otherwise in the log.
+            // Reported only once: on a terminal to the user who started it, otherwise in the log.
             if io::stderr().is_terminal() || !tracing::enabled!(tracing::Level::ERROR) {
                 eprintln!("mcpo-bridge: {error}");
             } else {
@@ -109,7 +109,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
     }
 }
 
-/// On a terminal: where the bridge is, and how to stop it.
+/// The start banner, on a terminal only: the address of the bridge, and how to stop it.
 fn banner(settings: &Settings, address: SocketAddr, servers: usize) {
     if !io::stderr().is_terminal() {
         return;
@@ -165,7 +165,7 @@ fn settings(args: ServeArgs) -> Result<Settings, Faults> {
 
 // mcpo's command line: a single server after `--`, and variables.
 
-/// The name of a single server whose `--name` is no name for URLs.
+/// The name of a single server if its `--name` is not valid in URLs.
 const UNNAMED: &str = "server";
 
 /// A single server without a file. These are not settings: they have no variables.
@@ -194,14 +194,14 @@ struct GivenArgs {
     env_path: Option<PathBuf>,
 }
 
-/// What was read so far, and what is wrong with it.
+/// The result of reading so far, and the errors.
 #[derive(Default)]
 struct Reading {
     faults: Vec<Fault>,
 }
 
 impl GivenArgs {
-    /// Checks everything; `title` is `--name`.
+    /// Checks all values; `title` is `--name`.
     pub fn resolve(self, title: Option<&str>) -> Result<CommandLine, Faults> {
         let mut reading = Reading::default();
         let mut variables = Vec::new();
@@ -238,7 +238,7 @@ impl Reading {
         }
     }
 
-    /// Never names what a line holds: it may be a secret.
+    /// Errors never contain the content of a line: it may be a secret.
     fn env_file(&mut self, path: &Path) -> Vec<(String, Secret)> {
         let place = format!("--env-path {}", path.display());
         let lines = match dotenvy::from_path_iter(path) {
@@ -323,13 +323,13 @@ impl Reading {
     }
 }
 
-/// The shell has expanded its variables: a remaining `${` is literal.
+/// Escapes `${`: the shell has expanded its variables, so a remaining one is literal.
 fn literal(text: &str) -> String {
     text.replace("${", "$${")
 }
 
-/// Children start in other folders, so the relative path of a file in the current folder, such as
-/// `server.py` or `./run`, is made absolute. Everything else is unchanged.
+/// Children start in other folders, so the relative path of a file in the current folder, such as `server.py`
+/// or `./run`, is made absolute. Everything else is unchanged.
 fn in_full(text: &str) -> String {
     let path = Path::new(text);
     let named = path.components().count() > 1 || path.extension().is_some() || text.contains('/');

@@ -11,7 +11,7 @@ use super::{
     output::{OutputArgs, ago, seconds_since, table, time},
 };
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 pub const HELP: &str = "\
 Lists the sessions of every bridge that uses the jobs directory. A chat is shown as the first characters of \
 its hash, as in the audit log.
@@ -20,7 +20,7 @@ Examples:
   mcpo-bridge sessions
   mcpo-bridge sessions --json | jq 'length'";
 
-/// Characters of a hash.
+/// Displayed characters of a hash.
 const DIGEST: usize = 8;
 
 /// The arguments of `sessions`.
@@ -33,9 +33,9 @@ pub struct SessionsArgs {
 #[derive(Serialize)]
 struct Row {
     server: String,
-    /// Of the chat's key; none for a call without a chat.
+    /// The hash of the chat's key; `None` for a call without a chat.
     chat: Option<String>,
-    /// None for a remote server.
+    /// `None` for a remote server.
     pid: Option<u32>,
     since: Timestamp,
     idle_seconds: u64,
@@ -43,13 +43,13 @@ struct Row {
     instance: String,
 }
 
-/// Lists them.
+/// Lists the sessions.
 pub fn run(args: &SessionsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let (_, _log, store) = open(settings)?;
     let now = Timestamp::now();
     let mut rows = Vec::new();
     for found in store.sessions().map_err(Failure::failed)? {
-        // A workspace may have gone since.
+        // The workspace may have been removed since.
         if let Some(chat) = store.chat(found.job).map_err(Failure::failed)? {
             rows.push(row(found, &chat.metadata, now));
         }

@@ -12,7 +12,7 @@ use super::{
     output::{BOLD, OutputArgs, one_line},
 };
 
-/// What `--help` adds.
+/// Text after the options in `--help`.
 pub const HELP: &str = "\
 Starts the servers in a temporary directory and ends them again. Tools excluded by enabledTools and disabledTools \
 are not listed. --json prints the full definitions, including schemas.
@@ -22,7 +22,7 @@ Examples:
   mcpo-bridge tools excel
   mcpo-bridge tools excel --json | jq '.[].tools[].inputSchema'";
 
-/// Characters of a description in the list.
+/// Maximum length of a description in the list.
 const SHOWN: usize = 100;
 
 /// The arguments of `tools`.
@@ -43,7 +43,7 @@ struct Listed {
     tools: Vec<Map<String, Value>>,
 }
 
-/// Lists, and fails if a server did.
+/// Lists the tools, and fails if a server failed.
 pub fn run(args: &ToolsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let (settings, _log, config) = load(settings, args.server.as_deref())?;
     let surveyed = block_on(survey(settings, config, false))?;

@@ -1,4 +1,4 @@
-//! One connection of Open WebUI for each server of a config.
+//! Builds one connection of Open WebUI for each server of a configuration.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub struct MakeArgs {
     pub owner: String,
 }
 
-/// Everything that connections are made of.
+/// Builds connections from the settings and the server file.
 pub struct Maker {
     args: MakeArgs,
     bridge: String,
@@ -69,7 +69,7 @@ pub struct Maker {
 }
 
 impl Maker {
-    /// Reads the settings and the server file. `url` is where Open WebUI reaches the bridge.
+    /// Reads the settings and the server file. `url` is the address where Open WebUI reaches the bridge.
     pub fn new(args: MakeArgs, url: Option<&str>, from: &SettingsArgs) -> Result<Self, Failure> {
         let keys = from.keys_in_clear();
         let settings = from.resolve()?;
@@ -94,7 +94,7 @@ impl Maker {
         })
     }
 
-    /// Puts these in the place of the key, if there is one, and of the path that is made of it.
+    /// Replaces the key, if there is one, and the path derived from it by these placeholders.
     pub fn hide_key(&mut self, placeholder: &str, of_path: &str) {
         if self.key.is_some() {
             self.key = Some(Secret::new(placeholder));
@@ -104,24 +104,24 @@ impl Maker {
         }
     }
 
-    /// Which bridge's connections these are.
+    /// The owner label of these connections.
     pub fn owner(&self) -> &str {
         &self.args.owner
     }
 
-    /// Whether access grants name users or groups, whose ids Open WebUI knows.
+    /// Whether access grants name users or groups, whose ids must be requested from Open WebUI.
     pub fn needs_directory(&self) -> bool {
         let mut servers = self.config.servers.values();
         let named = |allow: &Allow| !(allow.users.is_empty() && allow.groups.is_empty());
         servers.any(|spec| spec.allow.as_ref().is_some_and(named))
     }
 
-    /// The front of all their URLs.
+    /// The base of all their URLs.
     pub fn bridge(&self) -> &str {
         &self.bridge
     }
 
-    /// The connections, in the order of the config. Warns of names in `allow` without a grant.
+    /// The connections, in the order of the server file. Warns about names in `allow` without a grant.
     pub fn connections(&self, known: &Directory) -> Vec<Value> {
         let store = open_store(&self.settings.jobs_dir).ok();
         let mut ids = Vec::new();
@@ -199,15 +199,16 @@ impl Maker {
         connection
     }
 
-    /// Templates, so that the bridge learns user and chat also where Open WebUI forwards nothing by
-    /// itself; groups it never does.
+    /// Header templates that send the user and the chat even if Open WebUI does not forward its own headers.
+    /// Groups are only sent by a template.
     fn headers(&self, marker: &Marker) -> Map<String, Value> {
         let mut headers = Map::new();
         headers.insert(openwebui::HEADER.to_owned(), marker.to_string().into());
         if let Some(key) = self.key.as_ref().filter(|_| self.args.session) {
             headers.insert(KEY_HEADER.to_owned(), key.expose().into());
         }
-        // With a secret only Open WebUI's signed token counts; with the user's own, that one.
+        // With a JWT secret only Open WebUI's signed token is trusted; with auth type session, the user's own
+        // token.
         let plain = self.settings.access.jwt_secret.is_none() && !self.args.session;
         let templates = self.templates().into_iter();
         for (name, template) in templates.take(if plain { 7 } else { 3 }) {
@@ -216,7 +217,7 @@ impl Maker {
         headers
     }
 
-    /// The chat's and the groups' headers, and then those that identify the user.
+    /// The headers of chat and groups, followed by those that identify the user.
     fn templates(&self) -> [(&HeaderName, &'static str); 7] {
         let names = &self.settings.access.headers;
         [
@@ -230,7 +231,7 @@ impl Maker {
         ]
     }
 
-    /// The names of all headers that we may set: others in a connection of ours were added by an administrator.
+    /// The names of all headers that the bridge may set: an administrator added all others.
     pub fn header_names(&self) -> Vec<String> {
         let known = self
             .templates()
@@ -245,7 +246,7 @@ const KEY_HEADER: &str = "X-MCPO-Key";
 
 const SPEC: &str = "openapi.json";
 
-/// As Open WebUI writes its own headers: two spellings of one header would be sent as two.
+/// The name as Open WebUI writes its own headers: two spellings of a header would be sent as two headers.
 fn as_written(name: &str) -> String {
     let part = |part: &str| match part {
         "openwebui" => "OpenWebUI".to_owned(),
@@ -297,7 +298,7 @@ fn bridge(url: Option<&str>, settings: &Settings) -> Result<String, Failure> {
     }
 }
 
-/// An id may hold neither ':' nor '|', and stands in front of the tools' names.
+/// The id of a connection. It must not contain ':' or '|', and is the prefix of the tools' names.
 fn id(server: &str, taken: &[String]) -> String {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let plain: String = server.chars().filter(|c| good(*c)).collect();
@@ -311,29 +312,29 @@ fn id(server: &str, taken: &[String]) -> String {
     }
 }
 
-/// One line for people.
+/// A one-line description for users.
 fn description(spec: &ServerSpec) -> &str {
     let guide = spec.usage_guide.as_deref().unwrap_or_default();
     let mut lines = guide.lines().map(str::trim);
     lines.find(|line| !line.is_empty()).unwrap_or_default()
 }
 
-/// Whether two URLs lead to the same scheme, host and port.
+/// Whether two URLs have the same scheme, host and port.
 pub fn same_origin(one: &str, other: &str) -> bool {
     let origin = |url: &str| url::Url::parse(url).ok().map(|url| url.origin());
     origin(one).is_some_and(|one| Some(one) == origin(other))
 }
 
-// Open WebUI's API for administrators: its connections, users and groups.
+// Open WebUI's API for administrators: connections, users and groups.
 
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A change makes Open WebUI fetch every document before it answers.
+/// Response timeout: after a change, Open WebUI fetches all documents before it responds.
 const ANSWER: Duration = Duration::from_secs(120);
 
 const CONNECTIONS: &str = "api/v1/configs/tool_servers";
 
-/// One Open WebUI.
+/// A client for one Open WebUI.
 pub struct Admin {
     client: Client,
     url: reqwest::Url,
@@ -341,7 +342,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Nothing is sent yet.
+    /// Creates the client. Sends nothing yet.
     pub fn new(url: &str, key: &Secret) -> Result<Self, Failure> {
         let parsed = reqwest::Url::parse(url).ok();
         let http = parsed.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
@@ -360,7 +361,7 @@ impl Admin {
         bearer.set_sensitive(true);
         let client = Outbound::from_environment().builder();
         let client = client.connect_timeout(CONNECT).timeout(ANSWER);
-        // The key goes where it was meant to go, and nowhere else.
+        // Redirects are not followed, so that the key is only sent to the configured URL.
         let client = client.redirect(Policy::none()).build();
         let client = client
             .map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
@@ -381,14 +382,14 @@ impl Admin {
         }
     }
 
-    /// Puts these in their place.
+    /// Replaces all connections to tool servers.
     pub async fn set_connections(&self, connections: &[Value]) -> Result<(), Failure> {
         let body = json!({ "TOOL_SERVER_CONNECTIONS": connections });
         self.ask(Method::POST, CONNECTIONS, Some(&body)).await?;
         Ok(())
     }
 
-    /// Who there is.
+    /// The users and groups.
     pub async fn directory(&self) -> Result<Directory, Failure> {
         let users = self.ask(Method::GET, "api/v1/users/all", None).await?;
         let groups = self.ask(Method::GET, "api/v1/groups/", None).await?;
@@ -437,7 +438,7 @@ impl Admin {
                 self.url
             ))),
             (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, _) => Err(self.strange()),
-            // Open WebUI answers paths that it does not know with its page.
+            // Open WebUI responds to unknown paths with its web page.
             (status, _) if status.is_success() => Err(self.strange()),
             (status, _) => Err(Failure::failed(format!("{url} returned {status}{said}"))),
         }
