@@ -1,4 +1,4 @@
-//! Where the browser finds us: the front of every link that we hand out.
+//! The public base URL, which all returned links begin with.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -14,13 +14,13 @@ pub enum BaseUrl {
     Absolute(Url),
 }
 
-/// Why the text is no base URL.
+/// The text is not a valid base URL.
 #[derive(Debug, thiserror::Error)]
 #[error("not an absolute http or https URL without query, fragment and credentials, nor '/'")]
 pub struct InvalidBaseUrl;
 
 impl BaseUrl {
-    /// Where a browser on this machine finds a bridge that listens on this port.
+    /// The URL at which a browser on this machine reaches a bridge that listens on this port.
     pub fn local(port: u16, tls: bool) -> Self {
         let scheme = if tls { "https" } else { "http" };
         let url = Url::parse(&format!("{scheme}://localhost:{port}"));
@@ -37,7 +37,7 @@ impl BaseUrl {
         }
     }
 
-    /// The origin of the pages there, as browsers write it.
+    /// The origin of pages at this URL, as browsers write it.
     pub fn origin(&self) -> Option<String> {
         match self {
             Self::Relative => None,
@@ -45,8 +45,8 @@ impl BaseUrl {
         }
     }
 
-    /// The host, where it looks like a name that only the bridge's neighbours know: one without a
-    /// dot, such as a container's, one of Docker's or Kubernetes' own, or no address at all.
+    /// The host, if it is probably known only in the bridge's own network: a name without a dot, such as a
+    /// container's, one of Docker's or Kubernetes' own, or an unspecified address.
     pub fn internal_host(&self) -> Option<String> {
         let host = self.host()?;
         let internal = match host.parse::<IpAddr>() {

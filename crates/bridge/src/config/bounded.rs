@@ -1,5 +1,5 @@
-//! Files of the operator that are read again while the bridge runs: never more than a limit, and never
-//! waiting for a writer.
+//! Reads the administrator's files while the bridge runs: at most a limit of bytes, and without blocking on a
+//! writer.
 
 use std::{
     fs::OpenOptions,
@@ -10,9 +10,9 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// Reads a regular file of at most so many bytes; links are followed. The error is for people.
+/// Reads a regular file of at most `most` bytes; links are followed. The error is a message for people.
 pub fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    // To open a FIFO would wait for its other end.
+    // Opening a FIFO would block until its other end is opened.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new()
         .read(true)

@@ -1,10 +1,10 @@
-//! What is wrong with a configuration: where, what was there, and what to do.
+//! Configuration errors: location, value, problem and remedy.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// One fault. Its text never contains a secret: code that creates it leaves out values of `env`,
+/// One configuration error. Its text never contains a secret: code that creates it must omit values of `env`,
 /// `headers`, `args`, `url` and of everything that came from `${…}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
@@ -12,16 +12,16 @@ pub struct Fault {
     /// (`--port / MCPO_PORT`); empty for the whole file.
     #[serde(rename = "place")]
     pub location: String,
-    /// The offending value as JSON or text, where it may be shown.
+    /// The invalid value as JSON or text, if it may be shown.
     pub value: Option<String>,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
-    /// What to do about it.
+    /// The remedy.
     pub fix: String,
 }
 
 impl Fault {
-    /// A fault without its value.
+    /// An error without its value.
     pub fn new(
         location: impl Into<String>,
         problem: impl Into<String>,
@@ -35,7 +35,7 @@ impl Fault {
         }
     }
 
-    /// Adds the value; only for values that can hold no secret. Long ones are cut.
+    /// Adds the value; only for values that cannot contain secrets. Long ones are truncated.
     #[must_use]
     pub fn with_value(mut self, value: impl fmt::Display) -> Self {
         const LONGEST: usize = 80;
@@ -62,7 +62,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// All the faults of one source. Displayed with one line for each.
+/// All errors of one source. Displayed with one line each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 pub struct Faults {
     /// The file, or "settings".

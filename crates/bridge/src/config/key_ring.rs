@@ -1,4 +1,4 @@
-//! The API keys, kept as hashes: nothing here can print one.
+//! The API keys, stored as hashes, so that they cannot be printed.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::Secret;
 
-/// `MCPO_API_KEY`: named keys. Two keys may share a name, so that a key can be rotated without
-/// its holder becoming another principal.
+/// `MCPO_API_KEY`: named keys. Two keys may share a name, so that a key can be rotated without a change of
+/// its principal.
 #[derive(Clone, Default)]
 pub struct KeyRing(Vec<NamedKey>);
 
@@ -19,29 +19,29 @@ struct NamedKey {
     digest: [u8; 32],
 }
 
-/// Why a list of keys was refused; holds nothing of the keys.
+/// Why a list of keys was refused; contains no part of a key.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeys {
-    /// Several keys would be one principal.
+    /// Several keys without a name would be the same principal.
     #[error("several keys have no name: write each as NAME:KEY")]
     Unnamed,
-    /// The text before the colon.
+    /// The text before the colon is not a valid name.
     #[error(
         "key number {0} has an invalid name: use 1 to 64 letters, digits, '.', '_', '-' before \
          the colon (a key that contains a colon needs a name)"
     )]
     Name(usize),
-    /// Nothing after the colon.
+    /// The text after the colon is empty.
     #[error("key number {0} is empty: write NAME:KEY")]
     Empty(usize),
 }
 
-/// The name of a key that was given none.
+/// The name of a key that has no name in the setting.
 const UNNAMED: &str = "default";
 
 impl KeyRing {
-    /// Reads keys that are separated by commas or line ends, each `NAME:KEY` or, once, `KEY`
-    /// (which is then named `default`). Blank entries are skipped.
+    /// Parses keys that are separated by commas or line ends, each `NAME:KEY` or, once, `KEY` (which is then
+    /// named `default`). Empty entries are skipped.
     pub fn parse(text: &str) -> Result<Self, InvalidKeys> {
         let mut keys = Vec::new();
         let mut unnamed = 0;
@@ -62,7 +62,7 @@ impl KeyRing {
         if unnamed > 1 {
             return Err(InvalidKeys::Unnamed);
         }
-        // A single key that holds a colon was one key to mcpo, and its callers send all of it.
+        // In mcpo a single key with a colon is one key, and its callers send the whole text.
         if let [key] = keys.as_slice()
             && unnamed == 0
         {
@@ -73,23 +73,23 @@ impl KeyRing {
         Ok(Self(keys))
     }
 
-    /// The keys themselves, each with its name, of a text that [`KeyRing::parse`] takes.
+    /// The keys in clear with their names, from a text that [`KeyRing::parse`] accepts.
     pub fn in_clear(text: &str) -> Vec<(String, Secret)> {
         let named =
             |(name, key): (Option<&str>, _)| (name.unwrap_or(UNNAMED).to_owned(), Secret::new(key));
         entries(text).map(named).collect()
     }
 
-    /// Whether no key is set: then no route asks for one.
+    /// Whether no key is set: then no route requires one.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The name of the key that `offered` is. Takes the same time for every offer: all keys are
-    /// compared, as hashes, so neither length nor a matching start can be measured.
+    /// The name of the key that equals `offered`. Takes constant time: all keys are compared, as hashes, so
+    /// neither the length nor a matching prefix can be measured.
     pub fn find(&self, offered: &[u8]) -> Option<&str> {
         let digest: [u8; 32] = Sha256::digest(offered).into();
-        // 0 is "none", so that selecting needs no branch.
+        // 0 means none, so that the selection needs no branch.
         let mut found = 0_u64;
         for (number, key) in (1_u64..).zip(&self.0) {
             let same: Choice = key.digest.ct_eq(&digest);
@@ -99,8 +99,8 @@ impl KeyRing {
         Some(&self.0[index].name)
     }
 
-    /// For each key the part of a path that opens documents, and nothing else, without the key: it
-    /// changes with the key, and says nothing of it.
+    /// For each key the path component that gives access to documents, and nothing else, without the key: it
+    /// changes with the key, and does not reveal it.
     pub fn document_secrets(&self) -> impl Iterator<Item = (&str, String)> {
         self.0.iter().map(|key| (&*key.name, key.document_secret()))
     }
@@ -112,7 +112,7 @@ impl KeyRing {
         NamedKey { name, digest }.document_secret()
     }
 
-    /// Whether a part of a path is one of those. Takes the same time for every offer.
+    /// Whether a path component is one of those. Takes constant time.
     pub fn opens_documents(&self, offered: &str) -> bool {
         let same = |key: &NamedKey| key.document_secret().as_bytes().ct_eq(offered.as_bytes());
         let none = Choice::from(0);
@@ -120,7 +120,7 @@ impl KeyRing {
         found.into()
     }
 
-    /// The names, in the order given; one that holds several keys stands once.
+    /// The names, in the order given; a name with several keys is returned once.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let earlier =
             |index: usize, name: &str| self.0[..index].iter().any(|key| &*key.name == name);

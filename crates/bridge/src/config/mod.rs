@@ -1,5 +1,5 @@
-//! The configuration: the server file (`mcp-servers.json`) and the settings (flags and
-//! environment). Both report all their faults at once, and neither ever prints a secret.
+//! The configuration: the server file (`mcp-servers.json`) and the settings (flags and environment). Both
+//! report all their errors at once, and neither prints secrets.
 
 mod base_url;
 mod bounded;
@@ -28,9 +28,9 @@ pub use settings::{
     misspelt_variables,
 };
 
-// Text that must never reach a log, an error or a dump.
+// A text that must never appear in a log, an error or a dump.
 
-/// A secret value. `Debug` shows that there is one, and nothing of it.
+/// A secret value. `Debug` shows that there is one, but not its content.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
 

@@ -1,4 +1,4 @@
-//! One server of the file, checked and complete: every default filled in.
+//! One server of the server file, validated, with all defaults filled in.
 
 use std::{fmt, num::NonZeroUsize, sync::OnceLock, time::Duration};
 
@@ -10,13 +10,13 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The word on the command line that makes the bridge's own binary this server.
+/// The argument with which the bridge's own binary runs as this server.
 pub const FILES_SERVER: &str = "__files";
 
-/// The program that is the bridge itself.
+/// The path of the bridge's own program.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// Routes of ours: a server of such a name has no URL of its own beside them.
+/// Routes of the bridge: a server with such a name has no URL at the root.
 pub const RESERVED_NAMES: [&str; 9] = [
     "mcp",
     "mcpo",
@@ -34,31 +34,31 @@ pub const RESERVED_NAMES: [&str; 9] = [
 pub struct ServerSpec {
     /// The key in `mcpServers`.
     pub name: ServerName,
-    /// How to reach it.
+    /// The transport that reaches it.
     pub transport: Transport,
-    /// Who shares a child.
+    /// How its processes are shared.
     pub mode: Mode,
-    /// Which folder its children work in.
+    /// The folder its children work in.
     pub workspace: WorkspaceScope,
-    /// A session without calls ends after this; > 0, ≤ 24 h.
+    /// A session without calls ends after this time; > 0, ≤ 24 h.
     pub idle_timeout: Duration,
-    /// A call's deadline, queue and start included; > 0, ≤ 24 h.
+    /// The timeout of a call, including queue and start; > 0, ≤ 24 h.
     pub timeout: Duration,
-    /// Live children of this server for one user and chat; ≥ 1.
+    /// Maximum number of live children of this server per user and chat; ≥ 1.
     pub max_processes_per_chat: usize,
-    /// Calls side by side in one child, where the file says so.
+    /// Maximum number of concurrent calls in one child, if the file sets it.
     pub concurrency: Option<NonZeroUsize>,
     /// If set, only these tools are offered.
     pub enabled_tools: Option<Vec<String>>,
-    /// Never offered, whatever `enabled_tools` says.
+    /// Never offered, regardless of `enabled_tools`.
     pub disabled_tools: Vec<String>,
-    /// What the server lists depends on the session: lists come from the caller's own child.
+    /// Whether the server's lists depend on the session: they are then requested from the caller's own child.
     pub session_lists: bool,
     /// Text for the operation descriptions.
     pub usage_guide: Option<String>,
-    /// Text appended to an answer that made files.
+    /// Text appended to a result that has files.
     pub post_instruction: Option<String>,
-    /// What of the files that a call made shows in the chat itself, where the user's token came.
+    /// The kinds of files of a call that are shown in the chat, if the request has the user's token.
     pub embed: Vec<Embed>,
     /// Result fields that name files.
     pub file_path_fields: Vec<String>,
@@ -66,24 +66,24 @@ pub struct ServerSpec {
     pub resolve_path_fields: Vec<String>,
     /// Argument fields in which a file's name becomes a `file:` URI.
     pub resolve_uri_fields: Vec<String>,
-    /// A call that saves work before a session is ended by us.
+    /// A tool call that saves work before the bridge ends a session.
     pub before_end: Option<BeforeEnd>,
-    /// Its packages may be installed ahead, and its program started without its launcher.
+    /// Whether its packages may be installed in advance, and its program started without its launcher.
     pub install: bool,
-    /// How its processes come to be.
+    /// How its processes are started.
     pub launch: Launch,
     /// The maximum number of warm processes, if the file limits it.
     pub pool: Option<usize>,
-    /// Headers of a caller's request that the server gets, where the file says so.
+    /// The headers of a caller's request that are forwarded to the server, if the file enables it.
     pub forwarding: Option<HeaderForwarding>,
     /// Who may use it; `None` for everyone.
     pub allow: Option<Allow>,
-    /// What [`Self::version`] found.
+    /// The cached result of [`Self::version`].
     pub remembered: Remembered,
 }
 
 impl ServerSpec {
-    /// Whether it is the bridge's own, which lists and deletes the files of a chat.
+    /// Whether it is the built-in server, which lists and deletes the files of a chat.
     pub fn is_files_server(&self) -> bool {
         let Transport::Stdio(command) = &self.transport else {
             return false;
@@ -98,14 +98,14 @@ impl ServerSpec {
         enabled && !listed(&self.disabled_tools)
     }
 
-    /// What this caller may do with it.
+    /// The caller's access to this server.
     pub fn access(&self, caller: &Caller) -> ServerAccess {
         let allow = self.allow.as_ref();
         allow.map_or(ServerAccess::Use, |allow| allow.access(caller))
     }
 
-    /// A hash of everything that shapes a child. A reload keeps the sessions of a server whose
-    /// version is the same; it changes with the value of a `${…}` too.
+    /// A hash of everything that determines a child. A reload keeps the sessions of a server whose version is
+    /// unchanged; the version also changes with the value of a `${…}`.
     pub fn version(&self) -> SpecVersion {
         self.remembered.get(|| SpecVersion::hash(self))
     }
@@ -114,9 +114,9 @@ impl ServerSpec {
 /// How a server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transport {
-    /// A program that we start.
+    /// A program that the bridge starts.
     Stdio(CommandSpec),
-    /// A server somewhere else.
+    /// A remote server.
     Remote(RemoteSpec),
 }
 
@@ -134,7 +134,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Its word in the server file.
+    /// Its name in the server file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stateful => "stateful",
@@ -181,7 +181,7 @@ pub enum WorkspaceScope {
     Own,
 }
 
-/// A tool call that the bridge makes itself before it ends a session.
+/// A tool call that the bridge makes before it ends a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BeforeEnd {
     /// The tool's name.
@@ -190,14 +190,14 @@ pub struct BeforeEnd {
     pub arguments: RawJson,
 }
 
-// Who may use a server.
+// Access to a server.
 
 /// `allow` of a server: a caller in one of the lists may use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allow {
-    /// Users, by id or mail address.
+    /// Users, by id or email address.
     pub users: Vec<String>,
-    /// The same in lower case: that of a mail address does not matter.
+    /// The same in lower case, because email addresses are compared case-insensitively.
     emails: Vec<String>,
     /// Groups, by name or id.
     pub groups: Vec<String>,
@@ -206,20 +206,20 @@ pub struct Allow {
     keys: Vec<String>,
 }
 
-/// What a caller may do with a server.
+/// A caller's access to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerAccess {
-    /// Everything.
+    /// Full access.
     Use,
-    /// Reading what the server offers, and nothing else: the caller is trusted and names no user, as Open
-    /// WebUI does when it lists the tools.
+    /// Only reading the server's offer: the caller is trusted and names no user, as Open WebUI does when it
+    /// lists the tools.
     Read,
-    /// Nothing: the server does not exist for this caller.
+    /// None: the server does not exist for this caller.
     None,
 }
 
 impl Allow {
-    /// Lists as the file has them. White space around names does not count.
+    /// Creates it from the lists of the file. Surrounding white space is ignored.
     pub fn new(users: &[String], groups: &[String], roles: &[String], keys: &[String]) -> Self {
         let names = |list: &[String]| list.iter().map(|text| text.trim().to_owned()).collect();
         Self {
@@ -234,7 +234,7 @@ impl Allow {
         }
     }
 
-    /// What this caller may do.
+    /// The access of this caller.
     pub fn access(&self, caller: &Caller) -> ServerAccess {
         let admitted = match &caller.principal {
             Principal::User(id) => self.has_user(id, caller),
@@ -263,26 +263,26 @@ fn has(names: &[String], wanted: &str) -> bool {
     names.iter().any(|name| name == wanted)
 }
 
-// Which headers of a caller's request a server gets.
+// Forwarding of headers from a caller's request to a server.
 
-/// `client_header_forwarding` of a server, enabled.
+/// `client_header_forwarding` of a server, if enabled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderForwarding {
     allowed: Vec<Pattern>,
     denied: Vec<Pattern>,
 }
 
-/// A header's name in lower case, or how such names begin.
+/// A header name in lower case, or a prefix of header names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
     Exactly(String),
     Beginning(String),
 }
 
-/// They prove who the user is, so they are only forwarded if they are named in full.
+/// Headers that identify the user: they are only forwarded if the list contains their full names.
 const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
-/// They belong to one connection and one body, or to the protocol that is spoken on it.
+/// Headers that belong to one connection and one body, or to the protocol on it.
 const FRAMING: [&str; 17] = [
     "accept",
     "accept-encoding",
@@ -304,8 +304,8 @@ const FRAMING: [&str; 17] = [
 ];
 
 impl HeaderForwarding {
-    /// `whitelist` and `blacklist` as mcpo has them: names, or beginnings of names with a `*`. No
-    /// whitelist is one with `*`.
+    /// `whitelist` and `blacklist` as in mcpo: names, or prefixes of names with a `*`. Without a whitelist,
+    /// `*` is used.
     pub fn new(whitelist: Vec<String>, blacklist: Vec<String>) -> Self {
         let patterns = |list: Vec<String>| list.iter().map(|text| Pattern::parse(text)).collect();
         let mut allowed: Vec<Pattern> = patterns(whitelist);
@@ -318,7 +318,7 @@ impl HeaderForwarding {
         }
     }
 
-    /// The headers of `headers` that are passed on; of one that was sent twice, all values.
+    /// The headers of `headers` that are forwarded, with all values of repeated ones.
     pub fn choose(&self, headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         let chosen = headers.iter().filter(|(name, _)| self.takes(name.as_str()));
         chosen
@@ -355,7 +355,7 @@ impl Pattern {
     }
 }
 
-// The fingerprint of everything that shapes a child.
+// The hash of everything that determines a child.
 
 /// SHA-256 over a server's transport, mode and workspace. Equal versions make equal children.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -402,14 +402,14 @@ impl SpecVersion {
         Self(hash.finish())
     }
 
-    /// Lower-case hex, 64 letters.
+    /// Lower-case hex, 64 characters.
     pub fn to_hex(self) -> String {
         hex(&self.0)
     }
 }
 
-/// The version of a spec that does not change any more, found when it is first asked for: each call
-/// of a shared server asks. A copy forgets it, as a copy is made to be changed.
+/// Caches the version of a spec that no longer changes, because each call of a shared server needs it. A
+/// clone starts empty, because clones are made to be changed.
 #[derive(Debug, Default)]
 pub struct Remembered(OnceLock<SpecVersion>);
 
@@ -425,7 +425,7 @@ impl Clone for Remembered {
     }
 }
 
-/// It says nothing that the other fields do not say.
+/// The cache is derived from the other fields, so it is ignored in comparisons.
 impl PartialEq for Remembered {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -440,7 +440,7 @@ impl fmt::Debug for SpecVersion {
     }
 }
 
-/// In order of the names: moving a line in the file changes no child.
+/// Sorted by name, so that the order in the file does not affect the version.
 fn sorted(pairs: &IndexMap<String, String>) -> Vec<&str> {
     let mut pairs: Vec<_> = pairs.iter().collect();
     pairs.sort();

@@ -1,4 +1,4 @@
-//! One server: from checked keys to a [`ServerSpec`], with references replaced and defaults in.
+//! Builds the [`ServerSpec`] of one server from validated keys: replaces references and adds defaults.
 
 use std::{fmt::Display, num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::config::{
     BeforeEnd, Fault, HeaderForwarding, Mode, Remembered, ServerSpec, Settings, Transport,
 };
 
-/// A `timeout` from which on it looks like milliseconds: nearly three hours.
+/// A `timeout` of at least this value is probably in milliseconds: nearly three hours.
 const MILLISECONDS: f64 = 10_000.0;
 
-/// What all servers of one load share, and what was found on the way.
+/// Data that all servers of one load share, and the collected errors.
 pub(super) struct Builder<'a> {
     pub settings: &'a Settings,
     pub lookup: Lookup<'a>,
@@ -31,8 +31,8 @@ pub(super) struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// The spec of one server whose keys are normalised. `well_shaped` says that the schema found
-    /// no fault in it; without that only what can be told anyway is added to the faults.
+    /// Builds the spec of one server whose keys are normalised. `well_shaped`: the schema found no error in
+    /// it; otherwise only errors that are independent of that are added.
     pub(super) fn server(
         &mut self,
         name: &ServerName,
@@ -49,7 +49,7 @@ impl Builder<'_> {
         match serde_json::from_value(Value::Object(keys)) {
             Ok(entry) => self.spec(name.clone(), entry, &path),
             Err(error) => {
-                // Nothing secret: only numbers such as 2.0 pass the schema and not the type.
+                // The error contains no secret: only numbers such as 2.0 pass the schema and not the type.
                 let fix = "write whole numbers without a decimal point";
                 self.faults.push(Fault::new(path, error.to_string(), fix));
                 None
@@ -65,7 +65,7 @@ impl Builder<'_> {
         self.warnings.push(format!("{path}: {text}"));
     }
 
-    /// Exactly one of `command` and `url`, and no key that only the other one has.
+    /// Checks for exactly one of `command` and `url`, and for keys that belong to the other one.
     fn check_transport(&mut self, keys: &Map<String, Value>, path: &Path) {
         let has = |key: &str| keys.contains_key(key);
         let wrong_keys: &[&str] = match (has("command"), has("url")) {
@@ -157,7 +157,7 @@ impl Builder<'_> {
     ) -> Option<ServerSpec> {
         let stateful = &self.settings.stateful;
         let seconds = |given: Option<f64>, default: Duration| {
-            // The schema holds the range; less than a millisecond would be no time at all.
+            // The schema ensures the range; less than a millisecond would be rounded to zero.
             let time = given.and_then(|given| Duration::try_from_secs_f64(given).ok());
             time.map_or(default, |time| time.max(Duration::from_millis(1)))
         };
@@ -231,7 +231,7 @@ impl Builder<'_> {
         let before = self.faults.len();
         let given = self.settings.command_line.env.iter();
         let given = given.map(|(name, value)| (name.clone(), value.expose().to_owned()));
-        // The server's own come last, and so count.
+        // The server's own variables are last, so they override the others.
         let env: IndexMap<_, _> = given.chain(env.unwrap_or_default()).collect();
         for name in env.keys() {
             let location = path.key("env").key(name);
@@ -242,7 +242,7 @@ impl Builder<'_> {
                 self.warn(&location, "ignored because the bridge sets it");
             }
         }
-        // A reference may have come to nothing.
+        // A reference may have been replaced by an empty value.
         for (key, text) in [("command", Some(&program)), ("cwd", cwd.as_ref())] {
             if text.is_some_and(|text| text.trim().is_empty()) {
                 self.fault(path.key(key), "empty value", "write a value, or a default");
@@ -259,7 +259,7 @@ impl Builder<'_> {
         })
     }
 
-    /// What a shell would have understood.
+    /// Warns about text that only a shell would expand.
     fn warn_of_shell(&mut self, program: &str, cwd: Option<&str>, path: &Path) {
         for (key, text) in [("command", Some(program)), ("cwd", cwd)] {
             if text.is_some_and(|text| text == "~" || text.starts_with("~/")) {
@@ -311,7 +311,7 @@ impl Builder<'_> {
         let kind = match kind {
             // As in mcpo.
             Some("sse") => RemoteKind::Sse,
-            // Without a type, as mcpo has it for SSE: the older transport is found from here too.
+            // mcpo uses SSE if there is no type; this client detects that older transport too.
             _ => RemoteKind::StreamableHttp,
         };
         let good = self.faults.len() == before;
@@ -319,7 +319,7 @@ impl Builder<'_> {
     }
 }
 
-/// As mcpo, nothing is forwarded unless `enabled` says so.
+/// As in mcpo, nothing is forwarded unless `enabled` is true.
 fn forwarding(entry: ForwardingEntry) -> Option<HeaderForwarding> {
     let patterns = |list: Option<Vec<String>>| list.unwrap_or_default();
     let forwarding = HeaderForwarding::new(patterns(entry.whitelist), patterns(entry.blacklist));
@@ -328,7 +328,7 @@ fn forwarding(entry: ForwardingEntry) -> Option<HeaderForwarding> {
 
 fn before_end(entry: BeforeEndEntry) -> Option<BeforeEnd> {
     let arguments = entry.arguments.unwrap_or_default();
-    // An object of JSON values is always JSON.
+    // An object of JSON values is always valid JSON.
     let arguments = RawJson::from_value(&arguments).ok()?;
     Some(BeforeEnd {
         tool: entry.tool,

@@ -1,7 +1,7 @@
-//! `${VAR}`, `${VAR:-default}` and `${file:PATH}` in strings of the file.
+//! Replaces `${VAR}`, `${VAR:-default}` and `${file:PATH}` in strings of the file.
 //!
-//! `$${` stands for a plain `${`. Every other `$`, doubled or not, stands for itself: passwords
-//! and regular expressions are full of them.
+//! `$${` is replaced by a literal `${`. Every other `$`, doubled or not, is literal, because it is common in
+//! passwords and regular expressions.
 
 use std::collections::BTreeSet;
 
@@ -12,28 +12,28 @@ use serde_json::Value;
 use super::Path;
 use crate::config::read_bounded;
 
-/// Secrets are short; a file beyond this is a mistake, such as a device that never ends.
+/// Secrets are short; a larger file is a mistake, such as a device without an end.
 const LARGEST_FILE: u64 = 1024 * 1024;
 
-/// Where variables come from.
+/// Looks a variable up.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Why a reference has no value: names, never values.
+/// Why a reference cannot be resolved: contains names, never values.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unresolved {
     pub problem: String,
     pub fix: String,
 }
 
-/// What a string came to.
+/// The result of replacing the references in a string.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Text {
     pub text: String,
-    /// Something in it came from a file, so it is a secret.
+    /// Whether a part came from a file, so the text is a secret.
     pub secret: bool,
 }
 
-/// Replaces the references in `text`; reports all that fail.
+/// Replaces the references in `text`; reports all errors.
 pub(super) fn interpolate(text: &str, lookup: Lookup) -> Result<Text, Vec<Unresolved>> {
     let mut out = String::with_capacity(text.len());
     let mut faults = Vec::new();
@@ -86,7 +86,7 @@ fn resolve(reference: &str, lookup: Lookup) -> Result<String, Unresolved> {
         });
     }
     match (lookup(name), default) {
-        // As in a shell: `:-` takes an empty variable for an unset one.
+        // As in a shell, `:-` treats an empty variable as unset.
         (Some(value), Some(default)) if value.is_empty() => Ok(default.into()),
         (Some(value), _) => Ok(value),
         (None, Some(default)) => Ok(default.into()),
@@ -123,17 +123,17 @@ fn is_variable(name: &str) -> bool {
     name.chars().all(good) && name.starts_with(|c: char| !c.is_ascii_digit())
 }
 
-// JSON in which a key stands once: `serde_json` silently keeps the last one, while a reader of the file
-// may look at the first.
+// Detects duplicate keys in JSON: `serde_json` silently keeps the last one, while a reader of the file may
+// notice only the first.
 
-/// A value, and the paths of the keys that were there before.
+/// A value, and the paths of duplicate keys.
 #[derive(Debug)]
 pub(super) struct Parsed {
     pub value: Value,
     pub duplicates: Vec<String>,
 }
 
-/// Parses one value, in any encoding that a mark in front names.
+/// Parses one value, in any encoding that a byte order mark indicates.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, serde_json::Error> {
     let bytes = utf8(Bytes::copy_from_slice(bytes));
     let value = serde_json::from_slice(&bytes)?;
@@ -148,7 +148,7 @@ fn note_duplicates(json: &RawJson, path: &Path, found: &mut Vec<String>) {
     for member in json.members().into_iter().flatten() {
         let key: String = member.name.read().unwrap_or_default();
         let path = path.key(&key);
-        // Comments may repeat: that is how several lines are written.
+        // Comment keys may be repeated for comments of several lines.
         let comment = super::schema::is_comment(&key);
         if !seen.insert(key) && !comment {
             found.push(path.to_string());

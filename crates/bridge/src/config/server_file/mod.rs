@@ -1,7 +1,7 @@
-//! `mcp-servers.json`: the file format of Claude Desktop and mcpo, with keys of our own.
+//! `mcp-servers.json`: the file format of Claude Desktop and mcpo, with additional keys.
 //!
-//! Reading goes text → value (no key twice) → schema (types and ranges) → keys (comments,
-//! spellings) → references → specs. Each step adds its faults; a good file has none of them.
+//! The steps are: text → value (no duplicate keys) → schema (types and ranges) → keys (comments, spellings) →
+//! references → specs. Each step adds its errors; a valid file has none.
 
 mod build;
 mod interpolate;
@@ -26,32 +26,32 @@ use super::{
 
 pub use schema::json_schema;
 
-/// A file that was read, checked and found good.
+/// A valid server file.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// In the order of the file, disabled ones left out.
+    /// In the order of the file, without disabled servers.
     pub servers: IndexMap<ServerName, Arc<ServerSpec>>,
-    /// One sentence each; no secrets.
+    /// One sentence each; without secrets.
     pub warnings: Vec<String>,
 }
 
-/// Why there is no configuration. Holds no secrets.
+/// Why there is no configuration. Contains no secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file itself.
+    /// The file cannot be read.
     #[error("cannot read {path} ({source}); {}", remedy(source))]
     Unreadable {
-        /// As given.
+        /// The path as given.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// What is in it.
+    /// Its content has errors.
     #[error(transparent)]
     Faulty(#[from] Faults),
 }
 
-/// What to do about a server file that cannot be read.
+/// The remedy for a server file that cannot be read.
 pub fn remedy(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -64,10 +64,10 @@ pub fn remedy(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// Bytes of a server file or its lock file: more than any has.
+/// Maximum size of a server file or its lock file: more than any real one has.
 pub const LARGEST_FILE: u64 = 16 * 1024 * 1024;
 
-/// What is to be served: the one server of the command line, else the file's.
+/// The servers to serve: the single server of the command line, else those of the file.
 pub fn servers(settings: &Settings) -> Result<Loaded, ConfigError> {
     match &settings.command_line.server {
         Some(server) => {
@@ -78,7 +78,7 @@ pub fn servers(settings: &Settings) -> Result<Loaded, ConfigError> {
     }
 }
 
-/// Reads and checks the file; blocks on files. References are read anew each time.
+/// Reads and validates the file; blocks on files. References are resolved again each time.
 pub fn load(path: &FilePath, settings: &Settings) -> Result<Loaded, ConfigError> {
     let bytes = read_bounded(path, LARGEST_FILE).map_err(|source| ConfigError::Unreadable {
         path: path.display().to_string(),
@@ -114,7 +114,7 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
     }
     let disabled = disabled(&document);
     let shape = schema::faults(&document).into_iter().filter(|fault| {
-        // That there are no servers is reported above, in better words.
+        // A missing `mcpServers` is reported above, with a better message.
         let root = fault.location.is_empty() && document.is_object();
         let off = |name: &String| Path::server(name).holds(&fault.location);
         !root && !disabled.iter().any(off)
@@ -149,7 +149,7 @@ fn build(
         faults,
         warnings,
     };
-    // An entry of its name replaces it, even a disabled one.
+    // An entry with its name replaces it, even a disabled one.
     let own = settings.files.server && settings.stateful.enabled && !entries.contains_key(FILES);
     let mut servers = IndexMap::new();
     for (name, entry) in entries {
@@ -226,7 +226,7 @@ fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Pat
     }
 }
 
-/// Servers that are switched off: nothing in them is a fault.
+/// Names of disabled servers: their entries are not validated.
 fn disabled(document: &Value) -> BTreeSet<String> {
     let entries = document.get("mcpServers").and_then(Value::as_object);
     let off = |entry: &Value| entry["disabled"] == true || entry["enabled"] == false;
@@ -244,7 +244,7 @@ fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
     }
     let names = ["mcpServers", "servers"];
     let close = |key: &str| schema::nearest(key, names.into_iter()).is_some();
-    // VS Code's, Zed's, Codex's and Amp's settings.
+    // The keys in settings of VS Code, Zed, Codex and Amp.
     let others = [
         "mcp.servers",
         "context_servers",
@@ -271,10 +271,10 @@ fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
     Some(Fault::new("mcpServers", "missing key", fix))
 }
 
-// Who may use a server, and what the server learns of them.
+// Access to a server, and what the server receives about its users.
 
 impl Builder<'_> {
-    /// The lists of `allow`; a fault if all of them are empty.
+    /// Builds `allow`; an error if all lists are empty.
     fn allow(&mut self, entry: AllowEntry, path: &Path) -> Option<Allow> {
         let path = path.key("allow");
         let list = |list: Option<Vec<String>>| list.unwrap_or_default();
@@ -338,7 +338,7 @@ impl Builder<'_> {
             }
         }
         let all = USER_PLACEHOLDERS.join(", ");
-        // A URL has its braces encoded.
+        // Braces are percent-encoded in a URL.
         let asks = |text: &str| {
             asks_for_user(text) || asks_for_user(&text.replace("%7B", "{").replace("%7D", "}"))
         };
@@ -358,9 +358,9 @@ impl Builder<'_> {
     }
 }
 
-// A place in the file, as people write it: `mcpServers.excel.args[2]`.
+// A location in the file for error messages: `mcpServers.excel.args[2]`.
 
-/// A path of keys and indexes. Keys that would be misread are put into `["…"]`.
+/// A path of keys and indexes. Ambiguous keys are written as `["…"]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Path(String);
 
@@ -382,7 +382,7 @@ impl Path {
         Self(format!("{}{dot}{key}", self.0))
     }
 
-    /// Whether `location` is this place or one within it.
+    /// Whether `location` is this location or within it.
     fn holds(&self, location: &str) -> bool {
         let rest = location.strip_prefix(&self.0);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
@@ -405,18 +405,18 @@ impl From<Path> for String {
     }
 }
 
-// The server that every bridge has, unless it is turned off or the file has one of its name.
+// The built-in server, which exists unless it is disabled or the file has a server of its name.
 
-/// Its name.
+/// Name of the built-in server.
 const FILES: &str = "files";
 
-/// The field of its answers that names a file to link.
+/// The field of its results that names a file to link.
 pub const LINK_FIELD: &str = "file";
 
-/// It holds nothing, and starts in milliseconds.
+/// Idle timeout: the server has no state, and starts in milliseconds.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Its entry, as the file would have it.
+/// Its entry, as written in a server file.
 fn files_server(settings: &Settings) -> ServerEntry {
     let idle = IDLE.min(settings.stateful.default_idle_timeout);
     let entry = json!({
@@ -428,7 +428,7 @@ fn files_server(settings: &Settings) -> ServerEntry {
         "file_path_fields": [LINK_FIELD],
         "install": false,
         "launch": "exec",
-        // It is ready in no time.
+        // It starts so fast that warm processes are not needed.
         "pool": 0,
     });
     serde_json::from_value(entry).expect("it has the keys of a server")

@@ -12,7 +12,7 @@ use crate::{
 
 fn settings() -> Settings {
     let mut settings = SettingsArgs::default().resolve().unwrap();
-    // What these tests count is what the file has.
+    // These tests count only the servers of the file.
     settings.files.server = false;
     settings
 }
@@ -29,7 +29,7 @@ fn read_json(document: &Value) -> Result<Loaded, Vec<Fault>> {
     read_text(&document.to_string())
 }
 
-/// One good server with these keys beside its command.
+/// Reads one valid server with these keys in addition to its command.
 fn read_server(keys: Value) -> Result<Loaded, Vec<Fault>> {
     let mut server = json!({"command": "run"});
     let Value::Object(keys) = keys else {

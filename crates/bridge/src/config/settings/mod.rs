@@ -1,9 +1,9 @@
-//! The settings, each declared once, in the sections of this file: from a declaration come the field,
-//! the flag, the environment variable, the type, the default, the text of `--help` and the row of
+//! The settings. Each is declared once, in the sections of this file: its declaration determines the field,
+//! the flag, the environment variable, the type, the default, the text of `--help` and the row in
 //! `docs/configuration.md`.
 //!
-//! To add a setting, add a field to a section. Its documentation is its help text. Then run
-//! `UPDATE_DOCS=1 cargo test the_table_in_the_docs`. Rules between settings are in `rules.rs`.
+//! To add a setting, add a field to a section. Its doc comment is its help text. Then run `UPDATE_DOCS=1
+//! cargo test the_table_in_the_docs`. Rules between settings are in `rules.rs`.
 
 mod parse;
 #[macro_use]
@@ -68,7 +68,7 @@ section! {
         listen: Listen = Listen::read(r),
         /// Texts of the OpenAPI documents.
         documents: Documents = documents(r),
-        /// Who may call, and which callers may name a user.
+        /// Authentication of callers, and which callers may name a user.
         access: Access = Access::read(r),
         /// Open WebUI's API.
         openwebui: OpenWebUiSettings = OpenWebUiSettings::read(r),
@@ -76,17 +76,17 @@ section! {
         files: Files = Files::read(r),
         /// Timeouts and concurrency.
         limits: Limits = Limits::read(r),
-        /// Processes that live on between calls.
+        /// Processes that are kept between calls.
         stateful: Stateful = Stateful::read(r),
         /// Processes that are started before a call needs them.
         pool: Pool = Pool::read(r),
         /// Several bridges that share a jobs directory.
         replicas: Replicas = Replicas::read(r),
-        /// Where the log goes.
+        /// The log outputs.
         log: Log = Log::read(r),
-        /// What the command line of `serve` gives in addition to the settings.
+        /// Servers and variables from the command line of `serve`, in addition to the settings.
         command_line: CommandLine = CommandLine::default(),
-        /// Shown at start and in `/health`: valid settings that weaken the bridge.
+        /// Warnings at start and in `/health`: valid settings that weaken the bridge.
         warnings: Vec<String> = Vec::new(),
     }
 }
@@ -135,7 +135,8 @@ section! {
         max_connections: usize = r.setting("--max-connections COUNT", parse::count)
             .optional_or("three quarters of the open files not needed for server processes, at most 16384")
             .map_or(0, NonZeroUsize::get),
-        /// Concurrent downloads and uploads. Computed at start, as connections are where they are not set.
+        /// Maximum number of concurrent downloads and uploads. Computed at start, like `max_connections` if
+        /// unset.
         max_file_requests: usize = 0,
         /// Timeout for receiving a request's head, including the TLS handshake
         head_timeout: Duration = r.setting("--head-timeout SECONDS", parse::timeout).default("20"),
@@ -148,7 +149,7 @@ section! {
 }
 
 section! {
-    /// Who may call, and which callers may name a user.
+    /// Authentication of callers, and which callers may name a user.
     pub struct Access(r, "Access") {
         /// API keys: KEY, or NAME:KEY for several (comma-separated, repeatable; in a file also one per
         /// line). Prefer the variable or the file: other users of the machine can read a command line
@@ -172,7 +173,7 @@ section! {
 }
 
 section! {
-    /// The names of the headers that say who the user is.
+    /// The names of the headers that identify the user.
     pub struct IdentityHeaders(r, "Identity headers (only if you renamed them in Open WebUI)") {
         /// Header with the API key, for connections whose `Authorization` carries something else
         key: HeaderName = r.setting("--header-key NAME", parse::header_name).default("X-MCPO-Key"),
@@ -277,7 +278,7 @@ section! {
 }
 
 section! {
-    /// Processes that live on between calls.
+    /// Processes that are kept between calls.
     pub struct Stateful(r, "Stateful servers") {
         /// Keep one process per user and chat; if false, stateful servers run stateless
         enabled: bool = r.setting("--stateful-enabled BOOL", parse::boolean).default("true"),
@@ -334,7 +335,7 @@ section! {
 }
 
 section! {
-    /// Where the log goes.
+    /// The log outputs.
     pub struct Log(r, "Log") {
         /// Minimum level: DEBUG, INFO, WARNING, ERROR or CRITICAL
         level: LogLevel = r.setting("--log-level LEVEL", choice(&[
@@ -350,10 +351,10 @@ section! {
     }
 }
 
-/// `MCPO_STATEFUL_MAX_TOTAL_PROCESSES` where it is not set.
+/// Default of `MCPO_STATEFUL_MAX_TOTAL_PROCESSES`.
 pub const DEFAULT_MAX_TOTAL_PROCESSES: usize = 100;
 
-/// Their struct is the OpenAPI crate's, so they are declared in a function.
+/// `Documents` is a struct of the OpenAPI crate, so its settings are declared in a function.
 fn documents(r: &mut Reader<'_>) -> Documents {
     let outer = r.enter("Documents");
     let documents = Documents {
@@ -400,17 +401,17 @@ fn default_config_file() -> PathBuf {
     let here = Path::new("mcp-servers.json");
     let image = Path::new("/app/config/mcp-servers.json");
     let found = [here, image].into_iter().find(|path| path.is_file());
-    // `mcpo-bridge init` creates the first.
+    // `mcpo-bridge init` creates the first one.
     found.unwrap_or(here).to_owned()
 }
 
-/// A container's CPU quota counts, of cgroup v1 and v2.
+/// Includes the CPU quota of a container, from cgroup v1 and v2.
 fn cpus() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 impl SettingsArgs {
-    /// Checks everything and fills in the defaults. An empty value counts as unset.
+    /// Validates all settings and fills in the defaults. An empty value counts as unset.
     pub fn resolve(&self) -> Result<Settings, Faults> {
         let mut reader = Reader::new(self);
         let mut settings = Settings::read(&mut reader);
@@ -424,12 +425,12 @@ impl SettingsArgs {
         Err(Faults { origin, faults })
     }
 
-    /// The server file as given, so that its errors can be reported with those of the settings.
+    /// The path of the server file as given, so that its errors can be reported with those of the settings.
     pub fn config_file(&self) -> Option<PathBuf> {
         self.given("config-file").map(PathBuf::from)
     }
 
-    /// The API keys themselves, to hand one on. [`SettingsArgs::resolve`] reports what is wrong with them.
+    /// The API keys in clear, so that one can be passed on. [`SettingsArgs::resolve`] reports their errors.
     pub fn keys_in_clear(&self) -> Vec<(String, Secret)> {
         let mut reader = Reader::new(self);
         let keys = reader.setting("--api-key KEYS...", |text| Ok(KeyRing::in_clear(text)));
@@ -441,8 +442,8 @@ impl SettingsArgs {
 
 const PREFIX: &str = "MCPO_";
 
-/// A warning for each of these variables that is spelled nearly like a setting's. Others that begin with
-/// `MCPO_` may have another purpose: the server file may read them, and so do the files that start a
+/// A warning for each of these variables whose name is similar to a setting's. Other variables that begin
+/// with `MCPO_` may have another purpose: the server file may use them, and so do the files that start a
 /// container.
 pub fn misspelt_variables(names: impl Iterator<Item = String>) -> Vec<String> {
     let known: Vec<String> = table().iter().map(Setting::variable).collect();
@@ -453,7 +454,7 @@ pub fn misspelt_variables(names: impl Iterator<Item = String>) -> Vec<String> {
     let warn = |name: String| {
         let distance = |known: &&String| strsim::damerau_levenshtein(&name, known);
         let nearest = known.iter().min_by_key(distance)?;
-        // Of a short name two letters are half.
+        // In a short name, two letters are half of it.
         let most = if name.len() < PREFIX.len() + 6 { 1 } else { 2 };
         (distance(&nearest) <= most).then(|| {
             format!(
@@ -473,7 +474,7 @@ mod tests {
 
     use super::*;
 
-    /// Parses flags as the program would, variables of the test's environment left out.
+    /// Parses flags like the program, without the variables of the test's environment.
     fn args(flags: &[&str]) -> SettingsArgs {
         let command =
             SettingsArgs::augment_args(Command::new("t")).mut_args(|arg| arg.env(None::<&str>));
@@ -747,7 +748,7 @@ mod misspelt_tests {
     }
 }
 
-/// The tables of `docs/configuration.md` are those of the program, and complete.
+/// The tables of `docs/configuration.md` must match the program and be complete.
 #[cfg(test)]
 mod reference_tests {
     use std::{collections::BTreeSet, fmt::Write as _, fs};
@@ -778,7 +779,7 @@ mod reference_tests {
                 default,
                 setting.help,
             ];
-            // A bar would end the cell.
+            // A `|` would end the cell.
             let cells = cells.map(|cell| cell.replace('|', "\\|"));
             let _ = writeln!(text, "| {} |", cells.join(" | "));
         }
@@ -789,7 +790,7 @@ mod reference_tests {
 
     const END: &str = "<!-- settings:end -->";
 
-    /// `UPDATE_DOCS=1 cargo test` writes the table anew; the rest of the page stays.
+    /// `UPDATE_DOCS=1 cargo test` rewrites the table; the rest of the page is kept.
     #[test]
     fn the_table_in_the_docs_is_the_programs() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");

@@ -1,4 +1,4 @@
-//! From text to one value, for every kind of setting.
+//! Parses the text of a setting, for every type of value.
 
 use std::{
     net::IpAddr,
@@ -15,7 +15,7 @@ use url::Url;
 use super::{Limits, Listen, Secret};
 use crate::config::{BaseUrl, InvalidBaseUrl, KeyRing};
 
-/// Why a text is not the value: what is wrong, and what to write instead.
+/// Why a text is invalid: the problem and the remedy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bad {
     pub problem: String,
@@ -44,7 +44,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, Bad> {
     }
 }
 
-/// One of a few words, in any case.
+/// Accepts one of several words, case-insensitively.
 pub(super) fn choice<T: Copy + 'static>(
     words: &'static [(&str, T)],
 ) -> impl Fn(&str) -> Result<T, Bad> {
@@ -73,10 +73,10 @@ pub(super) fn key_ring(text: &str) -> Result<KeyRing, Bad> {
 
 const DAY: u32 = 86_400;
 
-/// Links of ten years are links for ever; more is a slip of the keyboard.
+/// Maximum for links: ten years is practically unlimited, and a larger value is probably a typing error.
 const TEN_YEARS: u32 = 3650 * DAY;
 
-/// More than nothing, at most a day.
+/// More than zero, at most a day.
 pub(super) fn timeout(text: &str) -> Result<Duration, Bad> {
     seconds(text, false, DAY)
 }
@@ -89,17 +89,17 @@ pub(super) fn lease(text: &str) -> Result<Duration, Bad> {
     }
 }
 
-/// Nothing to a day.
+/// Zero to a day.
 pub(super) fn grace(text: &str) -> Result<Duration, Bad> {
     seconds(text, true, DAY)
 }
 
-/// More than nothing, at most ten years.
+/// More than zero, at most ten years.
 pub(super) fn lifetime(text: &str) -> Result<Duration, Bad> {
     seconds(text, false, TEN_YEARS)
 }
 
-/// Nothing to ten years.
+/// Zero to ten years.
 pub(super) fn retention(text: &str) -> Result<Duration, Bad> {
     seconds(text, true, TEN_YEARS)
 }
@@ -113,23 +113,23 @@ fn seconds(text: &str, zero: bool, most: u32) -> Result<Duration, Bad> {
         return bad("not a number of seconds", fix());
     };
     let good = (0.0..=f64::from(most)).contains(&number);
-    // Rounds to whole nanoseconds, so a tiny number may turn into none.
+    // Rounds to whole nanoseconds, so a very small number may become zero.
     match Duration::try_from_secs_f64(number) {
         Ok(time) if good && (zero || !time.is_zero()) => Ok(time),
         _ => bad("out of range", fix()),
     }
 }
 
-/// 1 or more.
+/// A whole number, at least 1.
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, Bad> {
     match text.parse() {
-        // Semaphores and vectors are sized by these; a million is beyond any machine.
+        // Semaphores and vectors have this size; no machine supports more than a million.
         Ok(count) if count <= NonZero::new(1_000_000).unwrap_or(count) => Ok(count),
         _ => bad("not a count", "write a whole number from 1 to 1000000"),
     }
 }
 
-/// As [`count`], and 0 for none.
+/// Like [`count`], and 0 for none.
 pub(super) fn count_or_none(text: &str) -> Result<usize, Bad> {
     if text == "0" {
         Ok(0)
@@ -138,12 +138,12 @@ pub(super) fn count_or_none(text: &str) -> Result<usize, Bad> {
     }
 }
 
-/// As [`bytes()`], and 0 for no limit.
+/// Like [`bytes()`], and 0 for no limit.
 pub(super) fn bytes_or_none(text: &str) -> Result<u64, Bad> {
     if text == "0" { Ok(0) } else { bytes(text) }
 }
 
-/// Plain bytes, or a number with a unit; more than nothing.
+/// A number of bytes, or a number with a unit; more than zero.
 pub(super) fn bytes(text: &str) -> Result<u64, Bad> {
     const UNITS: [(&str, u64); 9] = [
         ("KIB", 1 << 10),
@@ -170,8 +170,8 @@ pub(super) fn bytes(text: &str) -> Result<u64, Bad> {
     }
 }
 
-/// `number × unit` for a plain decimal number, in whole bytes; without floating point, which
-/// would round sizes beyond 2^53.
+/// `number × unit` for a plain decimal number, in whole bytes; without floating point, which would round
+/// sizes beyond 2^53.
 fn scaled(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -194,7 +194,7 @@ pub(super) fn port(text: &str) -> Result<u16, Bad> {
     port.or_else(|_| bad("not a port", "write a number from 0 to 65535"))
 }
 
-/// An address or a name, without port; brackets around IPv6 are taken off.
+/// An address or a name, without port; brackets around IPv6 are removed.
 pub(super) fn host(text: &str) -> Result<String, Bad> {
     let bare = text
         .strip_prefix('[')
@@ -215,7 +215,7 @@ fn is_host_name(text: &str) -> bool {
     (1..=253).contains(&text.len()) && text.chars().all(good)
 }
 
-/// `10.0.0.7`, `bridge-1:9000`, `[fd00::7]:9000`
+/// A host with an optional port: `10.0.0.7`, `bridge-1:9000`, `[fd00::7]:9000`
 pub(super) fn peer_address(text: &str) -> Result<PeerAddress, Bad> {
     let whole = host(text);
     let (name, number) = match (whole, text.rsplit_once(':')) {
@@ -239,7 +239,7 @@ pub(super) fn base_url(text: &str) -> Result<BaseUrl, Bad> {
     })
 }
 
-/// Where another service answers: no user, query or fragment, which could hold secrets.
+/// The URL of another service: without user, query or fragment, which could contain secrets.
 pub(super) fn service_url(text: &str) -> Result<Url, Bad> {
     let fix = "write a URL such as http://open-webui:8080, without user, query and fragment";
     let Ok(url) = Url::parse(text) else {
@@ -253,7 +253,7 @@ pub(super) fn service_url(text: &str) -> Result<Url, Bad> {
     bad("not a plain http or https URL", fix)
 }
 
-/// Nothing for `/`, else `/a/b`. As in mcpo, the slashes around it may be left out.
+/// Empty for `/`, else `/a/b`. As in mcpo, the surrounding slashes are optional.
 pub(super) fn path_prefix(text: &str) -> Result<String, Bad> {
     let path = text.trim_end_matches('/');
     let path = if path.is_empty() || path.starts_with('/') {
@@ -300,7 +300,7 @@ pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, Bad> {
     items(text).map(network).collect()
 }
 
-/// Host names; a port behind one is left out, because `Host` is compared without it.
+/// Host names; a port is removed, because `Host` is compared without it.
 pub(super) fn hosts(text: &str) -> Result<Vec<String>, Bad> {
     let one = |item: &str| {
         if item == "*" {
@@ -321,7 +321,7 @@ pub(super) fn hosts(text: &str) -> Result<Vec<String>, Bad> {
     items(text).map(one).collect()
 }
 
-/// Origins as browsers send them.
+/// Origins in the form that browsers send.
 pub(super) fn origins(text: &str) -> Result<Vec<String>, Bad> {
     let fix = "write scheme, host and port separated by commas, such as https://chat.example.com";
     let one = |item: &str| {
@@ -338,56 +338,56 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, Bad> {
     items(text).map(one).collect()
 }
 
-// The values of settings that have a type of their own.
+// Types of settings' values.
 
-/// Servers and variables that are given on the command line itself, as with mcpo.
+/// Servers and variables that are given on the command line, as with mcpo.
 #[derive(Debug, Clone, Default)]
 pub struct CommandLine {
-    /// The one server that replaces the server file.
+    /// The single server that replaces the server file.
     pub server: Option<SingleServer>,
-    /// Variables for every child, beneath the server's own, and for references in the file.
+    /// Variables for every child, which the server's own override, and for references in the file.
     pub env: Vec<(String, Secret)>,
 }
 
-/// A server without a file. It is served at the root, and by its name like any other.
+/// A server without a server file. It is served at the root, and by its name like any other.
 #[derive(Debug, Clone)]
 pub struct SingleServer {
-    /// The last part of its URLs below `/mcpo` and `/mcp`.
+    /// The last component of its URLs below `/mcpo` and `/mcp`.
     pub name: ServerName,
-    /// A server file that holds this server alone: arguments and headers may be secrets.
+    /// A server file that contains only this server. Secret, because arguments and headers may be.
     pub document: Secret,
 }
 
-/// A certificate and its key, as files.
+/// Paths of a certificate and its key.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    /// The chain, the server's own certificate first.
+    /// The certificate chain, the server's own certificate first.
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
 }
 
-/// A host, as a URL has it but for IPv6's brackets, and perhaps a port.
+/// A host as in a URL, but without the brackets of IPv6, and an optional port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerAddress {
     /// Name or address.
     pub host: String,
-    /// If it differs from the listening port.
+    /// Set if it differs from the listening port.
     pub port: Option<u16>,
 }
 
-/// Python's level names.
+/// Log levels with Python's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Everything.
+    /// All messages.
     Debug,
-    /// What an operator wants to see.
+    /// Normal operation.
     Info,
-    /// What may need attention.
+    /// Possible problems.
     Warning,
-    /// What failed.
+    /// Failures.
     Error,
-    /// What stops the bridge.
+    /// Errors that stop the bridge.
     Critical,
 }
 
@@ -398,11 +398,11 @@ pub enum LogFormat {
     Auto,
     /// One JSON object per line.
     Json,
-    /// For people.
+    /// Text.
     Text,
 }
 
-/// The language of what users read.
+/// The language of texts for users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lang {
     /// English.
@@ -412,7 +412,7 @@ pub enum Lang {
 }
 
 impl Listen {
-    /// Sets the port that the system chose for port 0; a default base URL follows.
+    /// Sets the port that the system chose for port 0; updates a default base URL accordingly.
     pub fn bound_to(&mut self, port: u16) {
         if self.base_url == BaseUrl::local(self.port, self.tls.is_some()) {
             self.base_url = BaseUrl::local(port, self.tls.is_some());
@@ -420,8 +420,8 @@ impl Listen {
         self.port = port;
     }
 
-    /// The origins of our own pages: our port under each of our names, the base URL, and the default
-    /// ports of HTTP and HTTPS of configured hosts, where a proxy listens.
+    /// The origins of the bridge's own pages: its port with each of its host names, the base URL, and the
+    /// default ports of HTTP and HTTPS with configured hosts, where a proxy may listen.
     pub fn own_origins(&self) -> Vec<String> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let mut own = Vec::from_iter(self.base_url.origin());
@@ -436,7 +436,7 @@ impl Listen {
             if !is_loopback(host) && !is_base {
                 urls.extend([format!("http://{shown}"), format!("https://{shown}")]);
             }
-            // Drops the scheme's own port, as browsers do.
+            // Removes the scheme's default port, as browsers do.
             let parsed = urls.iter().filter_map(|url| Url::parse(url).ok());
             own.extend(parsed.map(|url| url.origin().ascii_serialization()));
         }
@@ -451,7 +451,7 @@ impl Limits {
     }
 }
 
-/// A name other than `localhost` may resolve to anything, so it counts as beyond.
+/// Whether the host is loopback. A name other than `localhost` may resolve to any address, so it is not.
 pub(super) fn is_loopback(host: &str) -> bool {
     let address = host.parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())

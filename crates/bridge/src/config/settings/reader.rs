@@ -1,5 +1,5 @@
-//! Reads settings from flags and variables, one declaration after another. A reading without any value
-//! gives the table of all settings, from which the flags, `--help` and the docs are made.
+//! Reads settings from flags and variables, one declaration after another. Reading without any values returns
+//! the table of all settings, from which the flags, `--help` and the docs are generated.
 
 use std::{collections::BTreeMap, fs};
 
@@ -8,8 +8,8 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::Va
 use super::{Settings, parse::Bad};
 use crate::config::Fault;
 
-/// Declares a section of settings: its struct, and how each field is read with the reader `$r`. The
-/// documentation of a field that is a setting is its help text. A field can use those above it.
+/// Declares a section of settings: its struct, and how each field is read with the reader `$r`. The doc
+/// comment of a field that is a setting is its help text. A field's expression can use the fields above it.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
@@ -38,37 +38,37 @@ macro_rules! section {
     };
 }
 
-/// One setting, as `--help`, the docs and errors show it.
+/// One setting, as shown by `--help`, the docs and errors.
 #[derive(Debug)]
 pub(super) struct Setting {
-    /// The heading that it stands under.
+    /// The heading of its section.
     pub heading: &'static str,
-    /// Without the dashes in front; further ones are aliases. The last one makes the variable.
+    /// Without the leading dashes; all but the first are aliases. The last one determines the variable.
     flags: Vec<String>,
     pub short: Option<char>,
-    /// What the value is: `SECONDS`, `BYTES`, `COUNT`, `FILE` …
+    /// The kind of value: `SECONDS`, `BYTES`, `COUNT`, `FILE` …
     pub value: &'static str,
-    /// Repeatable, and comma-separated.
+    /// Whether the setting is repeatable and comma-separated.
     list: bool,
     secret: bool,
-    /// Without the default.
+    /// The help text without the default.
     pub help: String,
     pub default: Unset,
 }
 
-/// What an unset value means.
+/// The meaning of an unset value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unset {
-    /// Nothing.
+    /// No value.
     None,
-    /// This value.
+    /// This default.
     Value(&'static str),
-    /// What these words describe.
+    /// A computed default with this description.
     Computed(&'static str),
 }
 
 impl Setting {
-    /// `-p, --port PORT`; a list ends with `...`.
+    /// Parses a declaration such as `-p, --port PORT`; a list ends with `...`.
     fn parse(usage: &'static str) -> Self {
         let (flags, value) = usage.rsplit_once(' ').unwrap_or((usage, ""));
         let flags = flags.split(", ");
@@ -85,28 +85,28 @@ impl Setting {
         }
     }
 
-    /// `port`
+    /// The name: `port`
     fn name(&self) -> &str {
         self.flags.last().map_or("", String::as_str)
     }
 
-    /// `--port`
+    /// The flag: `--port`
     pub(super) fn flag(&self) -> String {
         format!("--{}", self.flags[0])
     }
 
-    /// `MCPO_PORT`
+    /// The variable: `MCPO_PORT`
     pub(super) fn variable(&self) -> String {
         format!("MCPO_{}", self.name().replace('-', "_").to_uppercase())
     }
 
-    /// `--port / MCPO_PORT`
+    /// The location in errors: `--port / MCPO_PORT`
     fn location(&self) -> String {
         format!("{} / {}", self.flag(), self.variable())
     }
 
-    /// Values stay texts, so that `resolve` can report all errors at once and take an empty variable
-    /// (Compose passes `${X:-}`) for an unset one.
+    /// Values are kept as text, so that `resolve` can report all errors at once and treat an empty variable
+    /// (Compose passes `${X:-}`) as unset.
     pub(super) fn arg(&self) -> Arg {
         let mut arg = Arg::new(self.name().to_owned())
             .long(self.flags[0].clone())
@@ -133,7 +133,7 @@ impl Setting {
     }
 }
 
-/// Every setting, in the order of `--help`.
+/// All settings, in the order of `--help`.
 pub(super) fn table() -> Vec<Setting> {
     let nothing = SettingsArgs::default();
     let mut reader = Reader::new(&nothing);
@@ -141,13 +141,13 @@ pub(super) fn table() -> Vec<Setting> {
     reader.table
 }
 
-/// What flags and variables say, unchecked: texts by the names of settings.
+/// The values of flags and variables, not validated: texts by the names of settings.
 #[derive(Clone, Default)]
 pub struct SettingsArgs(BTreeMap<String, Given>);
 
 #[derive(Clone)]
 struct Given {
-    /// Neither empty nor with white space around it.
+    /// Not empty, without surrounding white space.
     text: String,
     by_flag: bool,
 }
@@ -157,7 +157,7 @@ impl SettingsArgs {
         self.0.get(name).map(|given| &*given.text)
     }
 
-    /// Takes over what was given by flags to a subcommand.
+    /// Overrides values by the flags of a subcommand.
     pub fn overlay(&mut self, below: Self) {
         let flags = below.0.into_iter().filter(|(_, given)| given.by_flag);
         self.0.extend(flags);
@@ -183,7 +183,7 @@ impl FromArgMatches for SettingsArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let given = table().into_iter().filter_map(|setting| {
             let name = setting.name();
-            // A command that only has others below it has no settings.
+            // A command that only has subcommands has no settings.
             let texts = matches.try_get_many::<String>(name).ok()??;
             let source = matches.value_source(name);
             let text = texts.cloned().collect::<Vec<_>>().join(",");
@@ -204,7 +204,7 @@ impl FromArgMatches for SettingsArgs {
     }
 }
 
-/// Reads declarations, and keeps what is wrong, so that all errors are reported at once.
+/// Reads declarations and collects the errors, so that all are reported at once.
 pub(super) struct Reader<'a> {
     given: &'a SettingsArgs,
     heading: &'static str,
@@ -224,19 +224,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Puts the next settings under this heading; gives the one before.
+    /// Sets the heading of the following settings; returns the previous one.
     pub(super) fn enter(&mut self, heading: &'static str) -> &'static str {
         std::mem::replace(&mut self.heading, heading)
     }
 
-    /// The help text of the next setting.
+    /// Sets the help text of the next setting.
     pub(super) fn describe(&mut self, help: &'static str) -> &mut Self {
         self.help = help;
         self
     }
 
-    /// Declares a setting, such as `-p, --port PORT`, and how its text is read. What follows says what
-    /// an unset one means.
+    /// Declares a setting, such as `-p, --port PORT`, and the parser of its text. The next method call
+    /// determines its value when it is unset.
     pub(super) fn setting<T>(
         &mut self,
         usage: &'static str,
@@ -256,11 +256,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A setting on its way into the table.
+/// A declared setting that is not in the table yet.
 pub(super) struct Declared<'r, 'a, T> {
     reader: &'r mut Reader<'a>,
     setting: Setting,
-    /// Of a secret.
+    /// The `…-file` setting of a secret.
     file: Option<Setting>,
     parse: Parse<T>,
 }
@@ -268,7 +268,7 @@ pub(super) struct Declared<'r, 'a, T> {
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, Bad>>;
 
 impl<T> Declared<'_, '_, T> {
-    /// It is a secret: it is never shown, and a second setting `…-file` names a file that contains it.
+    /// Marks it as a secret: it is never shown, and a second setting `…-file` names a file that contains it.
     pub(super) fn secret(mut self) -> Self {
         self.file = Some(Setting {
             heading: self.setting.heading,
@@ -280,7 +280,7 @@ impl<T> Declared<'_, '_, T> {
         self
     }
 
-    /// Unset, it is this value; after an error too, so that reading goes on.
+    /// If unset, or after an error, this default is used, so that reading continues.
     pub(super) fn default(self, value: &'static str) -> T {
         let default = (self.parse)(value);
         let name = self.setting.flag();
@@ -289,17 +289,17 @@ impl<T> Declared<'_, '_, T> {
         })
     }
 
-    /// Unset, it is what the function gives; the words describe that.
+    /// If unset, the function computes the value; `words` describe it.
     pub(super) fn or(self, words: &'static str, value: impl FnOnce() -> T) -> T {
         self.read(Unset::Computed(words)).unwrap_or_else(value)
     }
 
-    /// Unset, it is off.
+    /// If unset, there is no value.
     pub(super) fn optional(self) -> Option<T> {
         self.read(Unset::None)
     }
 
-    /// Unset, it is computed later; the words describe what.
+    /// If unset, the value is computed later; `words` describe it.
     pub(super) fn optional_or(self, words: &'static str) -> Option<T> {
         self.read(Unset::Computed(words))
     }
@@ -343,7 +343,7 @@ impl<T> Declared<'_, '_, T> {
     fn value(&self, text: &str) -> Result<T, Fault> {
         (self.parse)(text).map_err(|bad| {
             let fault = Fault::new(self.setting.location(), bad.problem, bad.fix);
-            // A URL may carry a password, whatever the setting.
+            // A URL may contain a password, in any setting.
             if self.setting.secret || text.contains('@') {
                 fault
             } else {

@@ -1,4 +1,4 @@
-//! Rules between settings: what cannot be together, and what deserves a warning.
+//! Rules between settings: invalid combinations, and warnings.
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::config::{Fault, RESERVED_NAMES};
 
-/// A certificate with its key.
+/// A certificate with its key; setting only one of them is an error.
 pub(super) fn both(
     r: &mut Reader<'_>,
     certificate: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub(super) fn both(
     None
 }
 
-/// The host names that are ours: lower case, no port, IPv6 without brackets. `*` is any.
+/// The accepted host names: lower case, no port, IPv6 without brackets. `*` accepts any.
 pub(super) fn allowed_hosts(host: &str, base_url: &BaseUrl, named: Vec<String>) -> Vec<String> {
     let loopback = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let own = (!is_unspecified(host)).then(|| host.to_owned());
@@ -48,9 +48,9 @@ fn is_unspecified(host: &str) -> bool {
         .is_ok_and(|address| address.is_unspecified())
 }
 
-/// What settings that are valid by themselves must not say together.
+/// Combinations of valid settings that are errors.
 pub(super) fn faults(settings: &Settings, known: &[Fault]) -> Vec<Fault> {
-    // An API key with an error is reported already; that there is none would be wrong.
+    // An invalid API key is reported already; a second error that there is none would be wrong.
     let bad_key = known
         .iter()
         .any(|fault| fault.location.starts_with("--api-key"));
@@ -76,8 +76,8 @@ fn unprotected(settings: &Settings) -> Option<Fault> {
     })
 }
 
-/// Routes are served with the root path and without it: one that begins like a route of ours would
-/// give one path two meanings.
+/// Routes are served with and without the root path: if it began like one of the bridge's routes, a path
+/// would be ambiguous.
 fn root_path(listen: &Listen) -> Option<Fault> {
     let inner = listen.root_path.strip_prefix(&listen.path_prefix)?;
     let first = inner.strip_prefix('/')?.split('/').next()?;
@@ -92,7 +92,7 @@ fn root_path(listen: &Listen) -> Option<Fault> {
     })
 }
 
-/// What weakens the bridge or breaks its links, one sentence each.
+/// Warnings about settings that weaken the bridge or break its links, one sentence each.
 pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     let (listen, access) = (&settings.listen, &settings.access);
     let any = |list: &[String]| list.iter().any(|item| item == "*");
@@ -153,7 +153,7 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     detailed.into_iter().flatten().chain(simple).collect()
 }
 
-/// Where the settings show that a proxy on this machine forwards requests to a bridge on loopback, while
+/// Whether the settings show that a proxy on this machine forwards requests to a bridge on loopback, while
 /// users are trusted by address.
 fn proxied_without_key(settings: &Settings) -> Option<String> {
     let (listen, access) = (&settings.listen, &settings.access);
