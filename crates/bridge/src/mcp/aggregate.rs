@@ -1,4 +1,4 @@
-//! Several servers as one: their lists joined, names and URIs that lead back to their servers.
+//! Several servers as one: their lists joined, names and URIs that identify their servers.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,22 +19,22 @@ use crate::{
     config::Loaded,
 };
 
-// Names at the endpoint of all servers: `{server}_{name}`, as models' interfaces take them.
+// Names at the endpoint of all servers: `{server}_{name}`, in the form that model APIs accept.
 //
 // A name depends on its server, on itself and on which servers are configured, never on what other
-// servers offer or whether they run: whoever noted a name still means the same by it when another
-// server comes, fails or changes.
+// servers offer or whether they run: a stored name keeps its meaning when another server is added, fails
+// or changes.
 
-/// Models' interfaces take names of up to 64 of `[A-Za-z0-9_-]`.
+/// Model APIs accept names of up to 64 characters of `[A-Za-z0-9_-]`.
 const LONGEST: usize = 64;
 
 /// Hexadecimal digits at the end of a name that had to be changed.
 const DIGITS: usize = 8;
 
-/// How much of a server's name stands in a changed name, where the tool's is long too.
+/// How much of a server's name is in a changed name, if the tool's name is long too.
 const SERVER_PART: usize = 27;
 
-/// Gives one server's tools and prompts their names.
+/// Makes the names of one server's tools and prompts.
 struct Namer<'a> {
     server: &'a ServerName,
     /// Prefixes of other servers' tool names that begin with this server's prefix.
@@ -42,7 +42,7 @@ struct Namer<'a> {
 }
 
 impl<'a> Namer<'a> {
-    /// For `server`, given the names of all configured servers.
+    /// A namer for `server`, given the names of all configured servers.
     pub fn new<'b>(
         server: &'a ServerName,
         configured: impl Iterator<Item = &'b ServerName>,
@@ -57,7 +57,7 @@ impl<'a> Namer<'a> {
         }
     }
 
-    /// The name at the endpoint of what the server calls `own`.
+    /// The name, at the endpoint of all servers, of the server's `own` name.
     pub fn name(&self, own: &str) -> String {
         let plain = format!("{}_{own}", self.server);
         if self.stays(&plain) {
@@ -67,7 +67,7 @@ impl<'a> Namer<'a> {
         }
     }
 
-    /// Whether a plain name identifies its server, and cannot be mistaken for a changed name.
+    /// Whether a plain name identifies its server, and cannot be confused with a changed name.
     fn stays(&self, plain: &str) -> bool {
         plain.len() <= LONGEST
             && plain.bytes().all(is_usual)
@@ -75,8 +75,8 @@ impl<'a> Namer<'a> {
             && !self.rivals.iter().any(|rival| plain.starts_with(rival))
     }
 
-    /// What is left of both names, and a hash of them. `turn` gives another one, should two hashes
-    /// ever be the same.
+    /// The shortened names of server and tool, and a hash of them. `turn` changes the hash, in case of a
+    /// collision.
     pub fn changed(&self, own: &str, turn: u32) -> String {
         let mut hash = Sha256::new();
         for part in [self.server.as_str(), own] {
@@ -93,7 +93,7 @@ impl<'a> Namer<'a> {
     }
 }
 
-/// Whether `name` may be the name of something of this server's.
+/// Whether `name` may be a name of this server.
 pub fn may_be_of(server: &ServerName, name: &str) -> bool {
     let part = server_part(server);
     let mut starts = [server.as_str(), &part].into_iter();
@@ -103,10 +103,10 @@ pub fn may_be_of(server: &ServerName, name: &str) -> bool {
     })
 }
 
-/// What all names of this server begin with.
+/// The common prefix of all names of this server.
 pub fn beginning(server: &ServerName) -> String {
     let part = server_part(server);
-    // Plain names have the rest of a long one.
+    // Plain names contain the rest of a long server name.
     let long = part.len() == SERVER_PART;
     if long { part } else { format!("{part}_") }
 }
@@ -121,7 +121,7 @@ fn is_usual(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
 }
 
-/// With one `_` for each run of other characters.
+/// The text with one `_` for each run of other characters.
 fn usual(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut replaced = false;
@@ -143,10 +143,10 @@ fn ends_in_digits(name: &str) -> bool {
     end.is_some_and(|(_, end)| end.len() == DIGITS && end.bytes().all(is_digit))
 }
 
-// URIs in what servers say: one that would not lead back to its server is exchanged for one that
-// names it. Most lines hold none, and pass as they came.
+// URIs in messages of servers: a URI that would not identify its server is replaced by one that names the
+// server. Most lines contain none, and stay unchanged.
 
-/// How one server's resources are called at the endpoint of all servers.
+/// The URIs of one server's resources at the endpoint of all servers.
 #[derive(Clone)]
 pub struct Shown {
     view: Arc<View>,
@@ -154,12 +154,12 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// For a server of the view.
+    /// For the server at this index of the view.
     pub fn new(view: Arc<View>, server: usize) -> Self {
         Self { view, server }
     }
 
-    /// An answer of the server's.
+    /// Replaces URIs in a result of the server.
     pub fn reply(&self, reply: Reply) -> Reply {
         let Ok(result) = &reply.outcome else {
             return reply;
@@ -169,7 +169,7 @@ impl Shown {
         line.and_then(|line| Reply::read(&line)).unwrap_or(reply)
     }
 
-    /// An answer of the server's to `completion/complete`.
+    /// Replaces URIs in the server's result of `completion/complete`.
     pub fn completion(reply: Reply) -> Reply {
         let Ok(result) = &reply.outcome else {
             return reply;
@@ -182,7 +182,7 @@ impl Shown {
         Reply::read(&line).unwrap_or(reply)
     }
 
-    /// A note of the server's, as a line.
+    /// A notification of the server, as a line.
     pub fn note(&self, said: &Said) -> bytes::Bytes {
         let updated = &*said.method == method::RESOURCE_UPDATED;
         let place = said.param(&["uri"]).filter(|_| updated);
@@ -191,8 +191,8 @@ impl Shown {
     }
 }
 
-/// Where a result has URIs that its reader may ask for: links in a tool's result and in a prompt's
-/// messages, and what was read.
+/// The places in a result with URIs that its reader may request: links in a tool's result and in a prompt's
+/// messages, and the contents of a read.
 fn in_result(result: &RawJson) -> Vec<RawJson> {
     let holds = |text: &str| memchr::memmem::find(result.as_bytes(), text.as_bytes()).is_some();
     let mut places = Vec::new();
@@ -220,10 +220,10 @@ fn items(object: &RawJson, key: &str) -> Vec<RawJson> {
     list.and_then(|list| list.elements()).unwrap_or_default()
 }
 
-// The server of a resource: URIs stay as their servers spell them where they identify the server,
-// and are `mcpo:{server}/{uri}` elsewhere.
+// The server of a resource: URIs stay as their servers spell them if they identify the server, and become
+// `mcpo:{server}/{uri}` otherwise.
 
-/// What URIs begin with that name their server.
+/// The prefix of URIs that name their server.
 const SCHEME: &str = "mcpo:";
 
 /// RFC 3986's unreserved characters stay.
@@ -233,14 +233,14 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// A template longer than this is not matched: URIs of it must name their server.
+/// A longer template is not matched; URIs of it must name their server.
 const LONGEST_TEMPLATE: usize = 2000;
 
-/// Templates of one server that are matched; URIs of the others must name their server. Each costs
-/// time for every URI that is looked up.
+/// Maximum number of templates of one server that are matched; URIs of the others must name their server.
+/// Each costs time for every URI that is resolved.
 const MATCHED: usize = 200;
 
-/// Whether it is a URI by itself, and no path or name.
+/// Whether the text is an absolute URI, not a path or name.
 fn has_scheme(uri: &str) -> bool {
     uri.split_once(':').is_some_and(|(scheme, _)| {
         let usual = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
@@ -248,29 +248,29 @@ fn has_scheme(uri: &str) -> bool {
     })
 }
 
-/// The URI that names its server.
+/// The URI with its server's name.
 pub fn named_uri(server: &ServerName, uri: &str) -> String {
     let server = utf8_percent_encode(server.as_str(), ENCODED);
     format!("{SCHEME}{server}/{uri}")
 }
 
-/// The server that a URI names, and its own URI there.
+/// The server that a URI names, and the URI at that server.
 pub fn read_named_uri(uri: &str) -> Option<(String, &str)> {
     let (server, own) = uri.strip_prefix(SCHEME)?.split_once('/')?;
     let server = percent_decode_str(server).decode_utf8().ok()?;
     Some((server.into_owned(), own))
 }
 
-/// Which of several servers a URI is of.
+/// The server that owns a URI, of several.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Owner {
     /// This one.
     One(usize),
-    /// It could be any of these; empty where there is none.
+    /// Any of these may own it; empty if no server does.
     Unclear(Vec<usize>),
 }
 
-/// The resources of several servers, which are known by their place in a list.
+/// The resources of several servers, each identified by its index in a list.
 #[derive(Default)]
 struct Uris {
     listed: HashMap<String, Vec<usize>>,
@@ -288,7 +288,7 @@ struct Template {
 }
 
 impl Uris {
-    /// A resource template that it lists. All of one server come after each other.
+    /// Adds a resource template. All templates of one server must be added one after the other.
     pub fn template(&mut self, server: usize, text: &str) {
         note(&mut self.templates, server, text);
         let own = self.matched.iter().rev();
@@ -323,7 +323,7 @@ impl Uris {
     }
 }
 
-/// Servers come in their order.
+/// Must be called in the order of the servers.
 fn note(known: &mut HashMap<String, Vec<usize>>, server: usize, text: &str) {
     let servers = known.entry(text.to_owned()).or_default();
     if servers.last() != Some(&server) {
@@ -340,8 +340,8 @@ fn one_of(mut servers: Vec<usize>) -> Owner {
     }
 }
 
-/// What a template of RFC 6570 can become, and how much of it is literal. `{name}` becomes
-/// something within one segment; expressions with an operator become anything.
+/// The regular expression for the expansions of an RFC 6570 template, and the number of its literal
+/// characters. `{name}` matches within one segment; expressions with an operator match any text.
 fn pattern(template: &str) -> (String, usize) {
     let (mut pattern, mut literal) = ("^".to_owned(), 0);
     let mut rest = template;
@@ -360,13 +360,13 @@ fn pattern(template: &str) -> (String, usize) {
     (pattern, literal + rest.len())
 }
 
-// What the endpoint of all servers offers: the servers' lists joined, and the way back from each
-// name to its server.
+// The offer of the endpoint of all servers: the servers' lists joined, and the mapping from each name to
+// its server.
 
-/// Views that are kept: one for each set of servers that some caller may use.
+/// Maximum number of cached views: one for each set of servers that some caller may use.
 const KEPT: usize = 16;
 
-/// Several servers as one. Made once for what they offer at a time.
+/// Several servers as one: a snapshot of their offers.
 pub struct View {
     config: Arc<Loaded>,
     /// The servers that are known, in the order of the config.
@@ -375,11 +375,11 @@ pub struct View {
     prompts: Names,
     uris: Uris,
     lists: Lists,
-    /// To see which lists changed since.
+    /// To determine which lists have changed since.
     pub hashes: ListHashes,
 }
 
-/// What servers offer, by its name at the endpoint: the server, and the name there.
+/// Tools or prompts by their name at the endpoint: the server, and the name there.
 type Names = HashMap<String, (usize, String)>;
 
 #[derive(Default)]
@@ -390,14 +390,14 @@ struct Lists {
     templates: Vec<RawJson>,
 }
 
-/// The notifications of the lists, each of which has its mark.
+/// The notifications of the lists, in the order of [`ListHashes`].
 pub const LISTS: [&str; 3] = [
     method::TOOLS_CHANGED,
     method::PROMPTS_CHANGED,
     method::RESOURCES_CHANGED,
 ];
 
-/// Hashes of the lists, to see which of them changed.
+/// Hashes of the lists, to determine which of them changed.
 pub type ListHashes = [[u8; 32]; LISTS.len()];
 
 impl View {
@@ -452,10 +452,10 @@ impl View {
         other.map_or_else(|| item.raw.clone(), |uri| renamed(&item.raw, key, &uri))
     }
 
-    /// The URI that stands for a server's `own` here; `None` where it stays as it is, because it
-    /// leads back to this server.
+    /// The URI to use here for a server's `own` URI; `None` if it stays unchanged, because it identifies
+    /// this server.
     pub fn other_uri(&self, server: usize, own: &str) -> Option<String> {
-        // What is no URI by itself (no scheme) is one with its server's name in front.
+        // A URI without a scheme gets its server's name as a prefix.
         let stays = self.uris.owner(own) == Owner::One(server)
             && read_named_uri(own).is_none()
             && has_scheme(own);
@@ -469,7 +469,7 @@ impl View {
         listed.or_else(|| self.unlisted(name))
     }
 
-    /// A tool that only a session's own child knows, where lists depend on the session.
+    /// A tool that only a session's own child lists, if lists depend on the session.
     fn unlisted(&self, name: &str) -> Option<(usize, String)> {
         let mut offers = self.offers.iter().enumerate();
         offers.find_map(|(server, offer)| {
@@ -488,12 +488,12 @@ impl View {
         self.prompts.get(name).cloned()
     }
 
-    /// The server of a URI that does not name its server.
+    /// The owner of a URI that does not name its server.
     pub fn owner(&self, uri: &str) -> Owner {
         self.uris.owner(uri)
     }
 
-    /// The place of a server that is known.
+    /// The index of a server that is known.
     pub fn position(&self, server: &str) -> Option<usize> {
         let is = |offer: &Arc<Offer>| offer.spec.name.as_str() == server;
         self.offers.iter().position(is)
@@ -505,7 +505,7 @@ impl View {
         offers.map(|offer| &offer.spec.name)
     }
 
-    /// The result of a list method, all of it in one page; `None` for other methods.
+    /// The result of a list method, as a single page; `None` for other methods.
     pub fn list(&self, method: &str) -> Option<RawJson> {
         let (key, items) = match method {
             method::TOOLS_LIST => ("tools", &self.lists.tools),
@@ -526,7 +526,7 @@ impl View {
 }
 
 impl View {
-    /// Both are of one time: of one config, and of one state of each server that both have.
+    /// Whether both have the same config, and the same offer of each server that is in both.
     fn may_be_used_with(&self, newer: &Self) -> bool {
         let same = |offer: &Arc<Offer>| {
             let place = newer.position(offer.spec.name.as_str());
@@ -536,7 +536,7 @@ impl View {
     }
 }
 
-/// A tool as it is listed: it may name a resource that shows its results.
+/// A tool for the joined list: its metadata may name a resource that shows its results.
 fn tool_shown(view: &View, server: usize, tool: RawJson) -> RawJson {
     let Some(meta) = tool.member("_meta") else {
         return tool;
@@ -548,7 +548,7 @@ fn tool_shown(view: &View, server: usize, tool: RawJson) -> RawJson {
     changed.unwrap_or(tool)
 }
 
-/// The line with other URIs at these places; `None` where all of them stay.
+/// The line with the URIs at these places replaced; `None` if all of them stay.
 pub fn exchanged(
     view: &View,
     server: usize,
@@ -584,7 +584,7 @@ fn all_uris(offers: &[Arc<Offer>]) -> Uris {
     uris
 }
 
-/// A name that no other tool or prompt has.
+/// A name that is not taken by another tool or prompt.
 fn name(taken: &mut Names, namer: &Namer<'_>, server: usize, own: &str) -> String {
     let mut name = namer.name(own);
     let mut turn = 0;
@@ -617,7 +617,7 @@ fn list_hash(lists: &[&Vec<RawJson>]) -> [u8; 32] {
 pub struct Views(Mutex<Vec<Arc<View>>>);
 
 impl Views {
-    /// The view of these servers, made if it is new.
+    /// The view of these servers, from the cache or built now.
     pub fn view(&self, config: &Arc<Loaded>, offers: &[Arc<Offer>]) -> Arc<View> {
         let same = |view: &&Arc<View>| view.is_of(config, offers);
         if let Some(view) = self.0.lock().iter().find(same) {
@@ -625,7 +625,7 @@ impl Views {
         }
         let made = Arc::new(View::build(config.clone(), offers.to_vec()));
         let mut views = self.0.lock();
-        // Another request may have made it meanwhile.
+        // Another request may have built it meanwhile.
         if let Some(view) = views.iter().find(same) {
             return view.clone();
         }

@@ -1,8 +1,8 @@
 //! `/mcp`: one endpoint for all servers, for clients of every era.
 //!
-//! A request is given to one server: by its tool's or prompt's name, or by its URI. From there on
-//! it is a request at `/mcp/{server}`: the same child and folder, the same bytes. What concerns all
-//! servers (greetings, lists, news of lists) is answered here, from the catalogue.
+//! A request is routed to one server: by its tool's or prompt's name, or by its URI. From there on
+//! it is a request at `/mcp/{server}`: the same child and folder, the same bytes. Requests that concern all
+//! servers (initialization, lists, notifications of changed lists) are answered here, from the catalogue.
 
 use std::sync::{Arc, Weak};
 
@@ -40,14 +40,14 @@ use crate::{
     replicas::Exit,
 };
 
-/// The servers that are there for a caller. Everything at this endpoint goes by this.
+/// The servers that a caller may see. All functions of this endpoint use only these.
 fn servers<'a>(config: &'a Loaded, caller: &Caller) -> impl Iterator<Item = &'a ServerName> {
     let seen = |spec: &ServerSpec| spec.access(caller) != ServerAccess::None;
     let servers = config.servers.iter();
     servers.filter_map(move |(name, spec)| seen(spec).then_some(name))
 }
 
-/// What they offer, as far as it is known now.
+/// The offers of these servers that are known now.
 fn known_view(endpoint: &Endpoint, caller: &Caller) -> Arc<View> {
     let config = endpoint.directory.config();
     let known = servers(&config, caller).filter_map(|name| match endpoint.catalog.peek(name)? {
@@ -58,7 +58,7 @@ fn known_view(endpoint: &Endpoint, caller: &Caller) -> Arc<View> {
     endpoint.views.view(&config, &known)
 }
 
-/// What the caller's servers offer. Those that are just being learnt are waited for a little.
+/// The offers of the caller's servers. Waits for a short time for servers whose offer is being read.
 pub async fn settled_view(request: &McpRequest<'_>) -> Arc<View> {
     let config = request.endpoint.directory.config();
     let names = servers(&config, request.caller);
@@ -66,7 +66,7 @@ pub async fn settled_view(request: &McpRequest<'_>) -> Arc<View> {
     known_view(request.endpoint, request.caller)
 }
 
-/// The same request to one of the servers.
+/// The same request at one of the servers.
 fn request_to<'a>(
     request: &'a McpRequest<'a>,
     view: &Arc<View>,
@@ -81,7 +81,7 @@ fn request_to<'a>(
     }
 }
 
-// News of the joined lists: a server came, went, or offers something else.
+// Changes of the joined lists: a server was added or removed, or its offer has changed.
 
 /// The joined lists of a caller's servers, watched for changes.
 struct ListChanges {
@@ -102,7 +102,7 @@ impl ListChanges {
         }
     }
 
-    /// The notifications of the lists that changed since the last look; `None` once the bridge ends.
+    /// The notifications of the lists that changed since the last call; `None` once the bridge ends.
     fn look(&mut self) -> Option<Vec<&'static str>> {
         let now = known_view(&*self.endpoint.upgrade()?, &self.caller).hashes;
         let before = std::mem::replace(&mut self.before, now);
@@ -115,13 +115,13 @@ impl ListChanges {
     }
 }
 
-/// Tells the session's client what changes from now on, until the session ends.
+/// Notifies the session's client of changes from now on, until the session ends.
 pub fn forward(endpoint: &Arc<Endpoint>, caller: &Caller, view: &View, session: &Arc<McpSession>) {
     let mut changes = ListChanges::since(view, endpoint, caller);
     let (ended, session) = (session.ended.clone(), Arc::downgrade(session));
     let stopping = endpoint.engine.stopping.clone();
     let forwarding = async move {
-        // What changed since the view was made counts, too.
+        // Changes since the view was built count, too.
         while let Some(lists) = changes.look()
             && let Some(session) = session.upgrade()
         {
@@ -140,7 +140,7 @@ pub fn forward(endpoint: &Arc<Endpoint>, caller: &Caller, view: &View, session: 
     });
 }
 
-// The bridge's own description where it answers for all servers.
+// The bridge's own server information at the endpoint of all servers.
 
 /// The answer to `initialize`, for the agreed revision.
 pub fn initialize(view: &View, version: &str) -> RawJson {
@@ -168,8 +168,8 @@ fn server_info() -> Value {
     })
 }
 
-/// Lists there always are, since servers come and go. What only some servers can is there if one
-/// of them can; what could not be given to the right server, as tasks, is not.
+/// Lists are always included, since servers are added and removed. A capability of only some servers is
+/// included; one whose requests could not be routed to the right server, such as tasks, is not.
 fn capabilities(view: &View) -> Value {
     let of = |name: &'static str| {
         let offers = view.offers.iter();
@@ -195,7 +195,7 @@ fn capabilities(view: &View) -> Value {
     capabilities
 }
 
-/// The texts of all servers that have one, each below its server's name.
+/// The instructions of all servers that have some, each below its server's name.
 fn instructions(view: &View) -> Option<String> {
     let texts = view.offers.iter().filter_map(|offer| {
         let text = offer.learnt.hello.instructions.as_deref()?.trim();
@@ -207,14 +207,14 @@ fn instructions(view: &View) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join("\n\n"))
 }
 
-// `subscriptions/listen` to all servers as one stream. News of lists come from the catalogue and
-// start no process; for resources, each server that was named is listened to as at its own
+// `subscriptions/listen` to all servers as one stream. Notifications of changed lists are sent from the
+// catalogue and start no process; for resources, each named server gets a subscription as at its own
 // endpoint.
 
 /// One server's part of a subscription.
 struct Part {
     messages: BoxStream<'static, Bytes>,
-    /// The URIs as the client asked for them, by what they are at the server.
+    /// The URIs as the client spelled them, by the URIs at the server.
     asked: IndexMap<String, String>,
     shown: Shown,
 }
@@ -252,7 +252,7 @@ pub async fn listen(
                 futures_util::future::select_all(&mut served).await;
             }
         };
-        // The end of the stream tells a client that a server is gone; it may subscribe again.
+        // The end of the stream shows a client that a server is gone; the client may subscribe again.
         tokio::select! {
             () = lists => {}
             () = one_ended => {}
@@ -263,7 +263,7 @@ pub async fn listen(
     Ok(session::response(events))
 }
 
-/// Listens to one server.
+/// Subscribes to one server.
 async fn part(
     request: &McpRequest<'_>,
     view: &Arc<View>,
@@ -277,7 +277,7 @@ async fn part(
     let edits = place.map(|place| (place, filter.as_bytes()));
     let line = splice(&message.line, edits.as_slice());
     let own = ClientMessage::read(&line).map_err(RpcError::from)?;
-    // Each chat's folder may be on another replica, and so each part goes its own way.
+    // Each chat's folder may be on another replica, so each part is forwarded separately.
     let path = request.target.split('?').next().unwrap_or_default();
     let name = &view.offers[server].spec.name;
     let (path, name) = (path.trim_end_matches('/'), path_segment(name.as_str()));
@@ -299,7 +299,7 @@ async fn part(
     let kind = response.headers().get(header::CONTENT_TYPE);
     let is_stream = kind.is_some_and(|kind| kind == "text/event-stream");
     if response.status() != StatusCode::OK || !is_stream {
-        // The server's own refusal.
+        // The server's own error.
         return Err(Exit::Answered(Box::new(response)));
     }
     let limit = request.endpoint.settings.limits.max_message();
@@ -322,7 +322,7 @@ impl Part {
         }
     }
 
-    /// A line as the client is to read it; `None` for the server's own acknowledgement.
+    /// A line for the client; `None` for the server's own acknowledgement.
     fn line(&self, line: &Bytes) -> Option<Bytes> {
         let said = Said::read(line)?;
         if &*said.method == method::ACKNOWLEDGED {
@@ -340,7 +340,7 @@ impl Part {
     }
 }
 
-/// Tells what changes in the joined lists, as far as it is wanted.
+/// Sends the notifications of the joined lists that the client subscribed to.
 fn news_of_lists(
     request: &McpRequest<'_>,
     view: &View,
@@ -371,17 +371,17 @@ fn news_of_lists(
     }
 }
 
-// Which server a request is for, and the request as that server reads it.
+// The server that a request is for, and the request in the form for that server.
 
-/// What a request names its server by.
+/// The part of a request that identifies its server.
 enum Reference {
     Tool(String),
     Prompt(String),
     Resource(String),
 }
 
-/// Finds the server, and the message as it goes there: with the name or URI that the server knows, and every other
-/// byte as it came. `None` where the method does not name a server. Where another replica has to find it, the session
+/// Finds the server, and the message for it: with the name or URI at that server, and all other bytes
+/// unchanged. `None` if the method does not name a server. If another replica has to find it, the session
 /// is a remote one there.
 pub async fn route<'a>(
     request: &'a McpRequest<'a>,
@@ -403,7 +403,7 @@ pub async fn route<'a>(
     Ok(Some((request_to(request, &view, server, session), message)))
 }
 
-/// What the request names, and where in its line.
+/// The reference in a request, and its place in the line.
 fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, RpcError> {
     let Kind::Request(method) = &message.kind else {
         return Ok(None);
@@ -475,8 +475,8 @@ fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError> {
     Err(error.with(json!({"uris": named})))
 }
 
-/// Looks again when the servers are known whose it may be and that are not known yet: a client
-/// may have its list of names from before the bridge was restarted.
+/// Searches again once the offers of possible servers that are not known yet have been read: a client may
+/// have its list of names from before a restart of the bridge.
 async fn late(
     request: &McpRequest<'_>,
     reference: &Reference,
@@ -508,7 +508,7 @@ async fn late(
     }
 }
 
-/// Waits until it is known what a server offers; where another replica knows, it answers the request.
+/// Waits until the server's offer is known; if another replica knows it, that replica answers the request.
 async fn learn(
     request: &McpRequest<'_>,
     server: &ServerName,

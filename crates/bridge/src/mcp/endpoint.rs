@@ -1,9 +1,10 @@
-//! What clients of both eras can send to an MCP endpoint, be it that of one server (`/mcp/{server}`) or that of
+//! Requests of clients of both eras to an MCP endpoint, that of one server (`/mcp/{server}`) or that of
 //! all servers (`/mcp`).
 //!
-//! At the endpoint of all servers a request is given to one of them: by its tool's or prompt's name, or by its
+//! At the endpoint of all servers a request is routed to one of them: by its tool's or prompt's name, or by its
 //! URI. From there on it is a request at that server's endpoint: the same child and folder, the same bytes.
-//! What concerns all servers (greetings, lists, news of lists) is answered from the catalogue.
+//! Requests that concern all servers (initialization, lists, notifications of changed lists) are answered from the
+//! catalogue.
 
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ use crate::{
     session::WorkspaceAddress,
 };
 
-/// One message of a client's, of whichever era.
+/// Handles one message of a client of either era.
 pub async fn post(
     request: &McpRequest<'_>,
     scope: Scope,
@@ -61,7 +62,7 @@ pub async fn delete(request: &McpRequest<'_>, scope: &Scope) -> Result<Response,
     Ok(StatusCode::OK.into_response())
 }
 
-/// From a client of 2024-11-05 to 2025-11-25.
+/// Handles a message of a client of 2024-11-05 to 2025-11-25.
 async fn post_legacy(
     request: &McpRequest<'_>,
     scope: Scope,
@@ -103,7 +104,7 @@ async fn post_legacy(
     }
 }
 
-/// What the servers of a request offer.
+/// The offers of the servers of a request.
 enum Offered {
     One(Arc<Offer>),
     All(Arc<View>),
@@ -117,7 +118,7 @@ impl Offered {
         }
     }
 
-    /// The result of a list method; `None` for other methods, and where only the caller's own child knows.
+    /// The result of a list method; `None` for other methods, and for lists that depend on the caller's child.
     fn list(&self, method: &str) -> Option<RawJson> {
         match self {
             Self::One(offer) => lists::list(offer, method),
@@ -144,7 +145,7 @@ impl Offered {
         }
     }
 
-    /// The server that a message is for, and the message as it goes there; `None` where it names no server.
+    /// The server that a message is for, and the message for that server; `None` if it names no server.
     async fn route<'a>(
         &self,
         request: &'a McpRequest<'a>,
@@ -195,7 +196,7 @@ async fn initialize(
     Ok(legacy::greeted(endpoint, message, &result, &session))
 }
 
-/// Where the chat's child lives, if it does, the session needs no go-between.
+/// Forwards to the replica of the chat's child, if it runs, so that the session needs no proxy.
 async fn forward_to_holder(
     request: &McpRequest<'_>,
     spec: Option<&Arc<ServerSpec>>,
@@ -212,7 +213,7 @@ async fn forward_to_holder(
     Ok(())
 }
 
-/// The same for all servers. Children in folders of their own may live elsewhere all the same.
+/// The same for all servers. Children with folders of their own may still run on other replicas.
 async fn forward_to_any_holder(request: &McpRequest<'_>, view: &View) -> Result<(), McpExit> {
     let (replicas, caller) = (&request.endpoint.replicas, request.caller);
     let mut forwarding = request.forwarding();
@@ -228,21 +229,21 @@ async fn forward_to_any_holder(request: &McpRequest<'_>, view: &View) -> Result<
     forward_to_holder(request, specs.find(shares)).await
 }
 
-/// The session's children get the level, each when it first serves the session; none is started for this.
+/// Sets the log level of the session's children, each when it first serves the session; starts no child.
 async fn set_level_of_all(
     request: &McpRequest<'_>,
     session: &McpSession,
     message: &ClientMessage,
 ) -> Result<Response, McpExit> {
-    // Children of 2026-07-28 get it with each request, others once.
+    // Children of 2026-07-28 get the level with each request, others once.
     let answer = legacy::set_level(session, message)?;
-    // The bridge's own numbers begin with 1: no request waits for this answer.
+    // The bridge's own ids begin with 1, so no request waits for this response.
     session.tell_always(&splice(&message.line, &[(&message.answer_id(), b"0")]));
     remote::tell(request, session, &Method::POST, &message.line).await;
     Ok(answer)
 }
 
-/// From a client of 2026-07-28.
+/// Handles a message of a client of 2026-07-28.
 async fn post_modern(
     request: &McpRequest<'_>,
     scope: Scope,
@@ -250,7 +251,7 @@ async fn post_modern(
 ) -> Result<Response, McpExit> {
     let method = match &message.kind {
         Kind::Request(method) => method.clone(),
-        // The specification defines no notification of clients; accepting one does no harm.
+        // The specification defines no client notifications; accepting one does no harm.
         Kind::Notification(_) => return Ok(StatusCode::ACCEPTED.into_response()),
         Kind::Response => {
             let text = "clients of this revision send no responses";
@@ -259,7 +260,7 @@ async fn post_modern(
     };
     let offered = Offered::by(request, scope).await;
     let routed = offered.route(request, message.clone(), None).await;
-    // The headers repeat what the client wrote; the schema is that of the tool which it means.
+    // The headers repeat the client's own names; the schema is that of the tool they refer to.
     let target = routed.as_ref().ok().and_then(Option::as_ref);
     let tool = target.and_then(|(to, message)| called(&to.offer, message));
     let schema = tool.map(Tool::input_schema);

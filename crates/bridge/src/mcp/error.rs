@@ -1,4 +1,4 @@
-//! What MCP endpoints answer where there is no result: JSON-RPC errors, each under its HTTP status.
+//! Errors of MCP endpoints: JSON-RPC errors, each with its HTTP status.
 
 use axum::response::{IntoResponse, Response};
 use bridge_protocol::{Malformed, RawJson, code};
@@ -12,20 +12,20 @@ use crate::{
 /// Why a message got no result.
 #[derive(Debug)]
 pub struct RpcError {
-    /// For programs, metrics and logs.
+    /// The kind, for programs, metrics and logs.
     pub kind: ErrorKind,
-    /// Of HTTP.
+    /// The HTTP status.
     pub status: u16,
-    /// For people.
+    /// The message for users.
     pub message: String,
-    /// For programs.
+    /// The data for programs.
     pub data: Option<Value>,
-    /// The message that it answers; none where that could not be read.
+    /// The id of the message that failed; `None` if it could not be read.
     pub id: Option<RawJson>,
 }
 
 impl RpcError {
-    /// Of this kind.
+    /// An error of this kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -57,13 +57,13 @@ impl RpcError {
         Self::new(ErrorKind::UNKNOWN_METHOD, message)
     }
 
-    /// As an answer like any other: under 200, as clients with sessions expect it.
+    /// With status 200, which clients with sessions expect.
     pub fn answered(mut self) -> Self {
         self.status = 200;
         self
     }
 
-    /// For the message with this id.
+    /// As the response to the message with this id.
     pub fn to(mut self, id: Option<RawJson>) -> Self {
         self.id = id;
         self
@@ -88,7 +88,7 @@ impl RpcError {
         )
     }
 
-    /// A call's failure.
+    /// The error for a failed call.
     pub fn of_call(error: &CallError) -> Self {
         let kind = error.kind();
         Self::new(kind, error.to_string()).with(json!({"kind": kind.name}))

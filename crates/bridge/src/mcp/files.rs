@@ -1,8 +1,8 @@
 //! The links of a call in a tool's result: a text block with markdown, and a `resource_link` for
-//! each file. All other bytes stay.
+//! each file. All other bytes stay unchanged.
 //!
-//! Open WebUI shows `structuredContent` once more where it is not the only text of the result. There the
-//! text of the links comes as an embedded resource, which it passes on without counting it.
+//! Open WebUI shows `structuredContent` again if it is not the only text of the result. In that case the
+//! text of the links is an embedded resource, which Open WebUI passes on without counting it.
 
 use bridge_protocol::jsonrpc::{Reply, splice};
 use serde_json::json;
@@ -12,10 +12,10 @@ use crate::{
     config::{ServerSpec, Settings},
 };
 
-/// The URI of the text with the links, where it is a resource.
+/// The URI of the text with the links, if it is a resource.
 const LINKS: &str = "mcpo-bridge:links";
 
-/// The answer's line with what the call left appended to its `content`.
+/// The response line with the links of the call appended to its `content`.
 pub fn with_links(
     answer: &Answer,
     spec: &ServerSpec,

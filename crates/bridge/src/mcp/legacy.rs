@@ -38,7 +38,7 @@ use crate::{
     session::{Class, WorkspaceAddress},
 };
 
-/// The client's stream for what belongs to no request.
+/// The client's stream for messages that belong to no request.
 pub async fn get(request: &McpRequest<'_>, scope: &Scope) -> Result<Response, McpExit> {
     let session = session(request, scope).await?;
     check_version(request.headers)?;
@@ -46,17 +46,17 @@ pub async fn get(request: &McpRequest<'_>, scope: &Scope) -> Result<Response, Mc
     let seen = seen.and_then(|id| id.to_str().ok()?.parse().ok());
     let (sender, events) = mpsc::channel(64);
     let stopping = request.endpoint.engine.stopping.clone();
-    // Before the answer, so that what comes after it is on this stream.
+    // Opened before the response, so that later messages are on this stream.
     let sending = session.outbox.open(seen, sender);
     tokio::spawn(async move {
         let sending = session.ended.run_until_cancelled(sending);
-        // A stream that waits for news must not use up the grace of a bridge that stops.
+        // A stream without messages must not use up the grace period of a bridge that stops.
         stopping.run_until_cancelled(sending).await;
     });
     Ok(session::response(events))
 }
 
-/// The answer to `initialize`, with the session's id.
+/// The response to `initialize`, with the session's id.
 pub fn greeted(
     endpoint: &Endpoint,
     message: &ClientMessage,
@@ -68,7 +68,7 @@ pub fn greeted(
     response
 }
 
-/// The session that the headers name, if it is this caller's with these servers, or where it is.
+/// The session in the headers, if it belongs to this caller and these servers, or the replica that has it.
 pub async fn session(request: &McpRequest<'_>, scope: &Scope) -> Result<Arc<McpSession>, McpExit> {
     let server = match scope {
         Scope::One(offer) => Some(&offer.spec.name),
@@ -98,7 +98,7 @@ pub async fn session(request: &McpRequest<'_>, scope: &Scope) -> Result<Arc<McpS
     Ok(found.ok_or_else(unknown)?)
 }
 
-/// The version header, where one is sent.
+/// Checks the version header, if the client sent one.
 pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
     let Some(version) = headers.get(header_name::PROTOCOL_VERSION) else {
         return Ok(());
@@ -110,7 +110,7 @@ pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
     Err(unsupported(version, LEGACY))
 }
 
-/// Takes what needs no answer, and passes it on to wherever else the session's children live.
+/// Accepts a message that needs no response, and forwards it to the other replicas of the session's children.
 pub async fn take(
     request: &McpRequest<'_>,
     session: &McpSession,
@@ -122,7 +122,7 @@ pub async fn take(
     StatusCode::ACCEPTED.into_response()
 }
 
-/// Whether it was for a child of this replica alone.
+/// Whether the message was only for a child of this replica.
 fn take_here(session: &McpSession, message: &ClientMessage) -> bool {
     match (&message.kind, &message.params.request_id) {
         (Kind::Response, _) => return session.answer(&message.line, &message.answer_id()),
@@ -136,19 +136,19 @@ fn take_here(session: &McpSession, message: &ClientMessage) -> bool {
             }
             session.tell(&message.line);
         }
-        // The child had its own from us.
+        // The bridge has sent its own to the child.
         (Kind::Notification(method), _) if &**method == method::INITIALIZED => {}
         _ => session.tell(&message.line),
     }
     false
 }
 
-/// Whether the server's children speak 2026-07-28 alone.
+/// Whether the server's children support only 2026-07-28.
 pub fn is_modern(offer: &Offer) -> bool {
     offer.learnt.era == Era::Modern
 }
 
-/// Notes the level, which goes to children of 2026-07-28 with each request.
+/// Stores the level, which is sent to children of 2026-07-28 with each request.
 pub fn set_level(session: &McpSession, message: &ClientMessage) -> Result<Response, RpcError> {
     let level = message.params.level.as_deref();
     let Some(level) = level.filter(|level| LOG_LEVELS.contains(level)) else {
@@ -159,7 +159,7 @@ pub fn set_level(session: &McpSession, message: &ClientMessage) -> Result<Respon
     Ok(json(lists::answer(message, &RawJson::empty_object())))
 }
 
-/// Passes a request on to the caller's child.
+/// Relays a request to the caller's child.
 pub async fn relay(
     to: ServerRequest<'_>,
     session: &Arc<McpSession>,
@@ -200,7 +200,7 @@ pub async fn relay(
     Ok(relay.respond().await)
 }
 
-/// The chat's address, as the OpenAPI endpoint has it; for clients that send no chat, the session's own.
+/// The chat's address, as at the OpenAPI endpoint; for clients that send no chat, the session's own.
 fn address(to: &ServerRequest<'_>, session: &McpSession) -> Result<WorkspaceAddress, RpcError> {
     let address = to.address()?;
     let spec = &to.offer.spec;
@@ -215,15 +215,15 @@ fn address(to: &ServerRequest<'_>, session: &McpSession) -> Result<WorkspaceAddr
     ))
 }
 
-/// What a client with a session gets while one of its requests runs.
+/// Messages for a client with a session during one of its requests.
 struct LegacyProtocol {
     session: Arc<McpSession>,
     id: RawJson,
     token: Option<RawJson>,
-    /// The answer of a child of 2026-07-28 to a read.
+    /// The request is a read from a child of 2026-07-28.
     reads_modern: bool,
     pending_input: PendingInput,
-    /// The child that serves it.
+    /// The child that serves the request.
     child: Mutex<Option<WeakNotifier>>,
 }
 
@@ -237,7 +237,7 @@ impl ClientProtocol for LegacyProtocol {
     }
 
     fn request(&self, said: Said, responder: Responder) -> RequestOutcome {
-        // What we do not know is the client's to judge.
+        // Unknown methods are for the client to decide.
         if let Some((code, why)) = refused(&self.session.capabilities, &said) {
             responder.refuse(code, &why);
             return RequestOutcome::Declined;

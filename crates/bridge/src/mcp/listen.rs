@@ -32,7 +32,7 @@ pub(super) struct SubscriptionFilter {
 }
 
 impl SubscriptionFilter {
-    /// Reads `params.notifications`; without them nothing is wanted.
+    /// Reads `params.notifications`; without it the client subscribes to nothing.
     pub fn read(filter: Option<&RawJson>) -> Result<Self, RpcError> {
         let Some(filter) = filter else {
             return Ok(Self::default());
@@ -42,7 +42,7 @@ impl SubscriptionFilter {
             .map_err(|error| RpcError::params(&format!("params.notifications: {error}")))
     }
 
-    /// The notification of a changed list is wanted.
+    /// Whether the client subscribed to the notification of this changed list.
     pub fn has_change(&self, method: &str) -> bool {
         match method {
             method::TOOLS_CHANGED => self.tools_list_changed,
@@ -64,12 +64,12 @@ impl SubscriptionFilter {
     }
 }
 
-/// Opens the stream. The caller's child is started where it does not run: nothing else has news.
+/// Opens the stream. Starts the caller's child if it does not run: notifications have no other source.
 pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Response, McpExit> {
     let (endpoint, caller) = (to.request.endpoint, to.request.caller);
     let filter = message.params.notifications.clone();
     let wanted = SubscriptionFilter::read(filter.as_ref())?;
-    // What the catalogue finds out by itself is news too.
+    // Changes that the catalogue detects are sent, too.
     let (server, mut lists) = (to.offer.spec.name.clone(), endpoint.catalog.news());
     let mut news = subscribe(&to, message, &wanted).await?;
     let (sender, events) = mpsc::channel(64);
@@ -84,7 +84,7 @@ pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Re
     tokio::spawn(async move {
         let mut next = acknowledged;
         loop {
-            // The server may be there for others since.
+            // The caller may have lost access to the server meanwhile.
             if may_hear(&server).is_none() || sender.send(next).await.is_err() {
                 return;
             }
@@ -112,7 +112,7 @@ pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Re
     Ok(session::response(events))
 }
 
-/// What a subscription sends first, as an event.
+/// The first message of a subscription, as an event.
 pub(super) fn acknowledged(id: &RawJson, filter: Option<&RawJson>) -> Bytes {
     let (id, filter) = (id.as_str(), filter.map_or("{}", RawJson::as_str));
     let line = format!(
@@ -128,7 +128,7 @@ async fn next_of(news: &mut News) -> Result<Said, broadcast::error::RecvError> {
     }
 }
 
-/// The news with the subscription that it is for; every other byte stays.
+/// The notification with the id of its subscription; all other bytes stay.
 fn marked(said: &Said, id: &RawJson) -> Bytes {
     let object = |found: Option<RawJson>| found.unwrap_or_else(RawJson::empty_object);
     let params = object(said.params.clone());
@@ -138,10 +138,10 @@ fn marked(said: &Said, id: &RawJson) -> Bytes {
     sse::event(None, marked.as_ref().map_or(&*said.line, RawJson::as_bytes))
 }
 
-/// Of a child; there is none where every call has a child of its own.
+/// Notifications of a child; `None` if every call has a child of its own.
 type News = Option<broadcast::Receiver<Said>>;
 
-/// Attaches to the caller's child, and subscribes to what was named.
+/// Attaches to the caller's child, and subscribes to the requested notifications.
 async fn subscribe(
     to: &ServerRequest<'_>,
     message: &ClientMessage,

@@ -1,4 +1,4 @@
-//! What is answered from the catalogue, without a process.
+//! Answers from the catalogue, without a process.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{catalog::Offer, config::ServerSpec};
 
-/// The revision for a client that asks for `wanted`.
+/// The revision agreed with a client that requests `wanted`.
 pub fn agree(wanted: Option<&str>) -> &'static str {
     LEGACY
         .iter()
@@ -23,7 +23,7 @@ pub fn agree(wanted: Option<&str>) -> &'static str {
         .unwrap_or(&LEGACY[0])
 }
 
-/// The server's own answer to `initialize`, for the agreed revision.
+/// The server's own `initialize` result, with the agreed revision.
 pub fn initialize(offer: &Offer, version: &str) -> RawJson {
     let hello = &offer.learnt.hello_raw;
     let version = RawJson::from_json(&version.into());
@@ -33,8 +33,8 @@ pub fn initialize(offer: &Offer, version: &str) -> RawJson {
     }
 }
 
-/// The result of a list method, all of it in one page; `None` for other methods, and where only the
-/// caller's own child knows.
+/// The result of a list method, as a single page; `None` for other methods, and for lists that depend on
+/// the caller's child.
 pub fn list(offer: &Offer, method: &str) -> Option<RawJson> {
     if offer.spec.session_lists {
         return None;
@@ -56,7 +56,7 @@ pub fn page<'a>(key: &str, items: impl Iterator<Item = &'a RawJson>) -> RawJson 
     RawJson::empty_object().with_member(key, &RawJson::of_elements(&items))
 }
 
-/// Whether it is a list or a read, whose result says how long it holds.
+/// Whether the method is a list or a read, whose result has a lifetime.
 pub fn holds(method: &str) -> bool {
     matches!(
         method,
@@ -68,7 +68,7 @@ pub fn holds(method: &str) -> bool {
     )
 }
 
-/// A child's own `tools/list` with the tools that the config offers.
+/// A child's own `tools/list` result, reduced to the tools that the config offers.
 pub fn offered(reply: Reply, spec: &ServerSpec) -> Reply {
     let result = reply.outcome.as_ref().ok();
     let place = result.and_then(|result| result.member("tools"));
@@ -89,7 +89,7 @@ pub fn offered(reply: Reply, spec: &ServerSpec) -> Reply {
     Reply::read(&line).unwrap_or(reply)
 }
 
-/// A result as the answer to a message.
+/// A result as the response to a message.
 pub fn answer(message: &ClientMessage, result: &RawJson) -> Bytes {
     let id = message.answer_id();
     format!(
@@ -100,7 +100,7 @@ pub fn answer(message: &ClientMessage, result: &RawJson) -> Bytes {
     .into()
 }
 
-/// A notification without parameters of its own; modern clients get the id of their subscription with it.
+/// A notification without parameters of its own; for modern clients it has the id of their subscription.
 pub fn notification(method: &str, subscription: Option<&RawJson>) -> Bytes {
     let params = subscription.map_or_else(String::new, |id| {
         let id = id.as_str();
@@ -109,11 +109,11 @@ pub fn notification(method: &str, subscription: Option<&RawJson>) -> Bytes {
     format!(r#"{{"jsonrpc":"2.0","method":"{method}"{params}}}"#).into()
 }
 
-/// How long a list or a read may be kept, in milliseconds: what it is made from may change at any
-/// time, and asking again costs little.
+/// How long a list or a read may be cached, in milliseconds: short, because its content may change at any
+/// time, and another request is cheap.
 pub const TTL: u64 = 1000;
 
-/// What the server is and can, for clients without a session.
+/// The server's identity and capabilities, for clients without a session.
 pub fn discover(offer: &Offer) -> RawJson {
     let hello = &offer.learnt.hello;
     let info = offer.learnt.hello_raw.member("serverInfo");
@@ -138,8 +138,8 @@ pub fn discovered(capabilities: &Value, info: &Value, instructions: Option<Strin
     RawJson::from_json(&result)
 }
 
-/// A result with the members that 2026-07-28 asks for; those that are there stay. `lists` and reads
-/// say how long they hold.
+/// A result with the members that 2026-07-28 requires; existing members stay. `holds` adds the lifetime of
+/// lists and reads.
 pub fn complete(result: &RawJson, holds: bool) -> RawJson {
     let text = result.as_str();
     let Some(inside) = text.strip_prefix('{') else {
@@ -165,13 +165,13 @@ pub fn code(error: &RawJson) -> Option<i64> {
     error.member("code")?.read().ok()
 }
 
-/// An error object with the code that 2026-07-28 has for it.
+/// An error object with the error code of 2026-07-28.
 pub fn current_code(error: &RawJson) -> RawJson {
-    // "Resource not found" of older revisions is a wrong parameter now.
+    // "Resource not found" of older revisions is an invalid parameter since 2026-07-28.
     recoded(error, code::RESOURCE_NOT_FOUND, code::INVALID_PARAMS)
 }
 
-/// The error of a read with the code that older revisions have for it.
+/// The error of a read with the error code of older revisions.
 pub fn earlier_code(error: &RawJson) -> RawJson {
     recoded(error, code::INVALID_PARAMS, code::RESOURCE_NOT_FOUND)
 }

@@ -1,6 +1,6 @@
 //! The MCP endpoint: Streamable HTTP in front of any child.
 //!
-//! Messages pass byte by byte; what changes is ids, progress tokens, our folder's path, and the
+//! Messages pass byte by byte, except for ids, progress tokens, the path of the workspace, and the
 //! links that are appended to a tool's result.
 
 pub mod aggregate;
@@ -32,24 +32,24 @@ pub use relay::PendingInputs;
 pub use request::{McpExit, McpRequest, Scope, locate_offer};
 pub use session::McpSessions;
 
-/// The MCP endpoints: what they own, and what they use of the bridge.
+/// The MCP endpoints: their own state, and the parts of the bridge that they use.
 pub struct Endpoint {
     /// The settings from flags and environment.
     pub settings: Arc<Settings>,
-    /// Which servers there are, and who may see them.
+    /// The configured servers, and who may see them.
     pub directory: Arc<Directory>,
     /// Authenticates callers.
     pub identity: Arc<Identity>,
-    /// What servers offer.
+    /// The offers of servers.
     pub catalog: Arc<Catalog>,
-    /// How calls run.
+    /// Runs calls.
     pub engine: Arc<CallEngine>,
-    /// The other bridges on the same jobs folder.
+    /// The other replicas on the same jobs folder.
     pub replicas: Arc<Replicas>,
     /// The protocol's own sessions.
     pub sessions: McpSessions,
     /// Calls that wait for their client's retry.
     pub pending_inputs: PendingInputs,
-    /// What the endpoint of all servers offers.
+    /// The offers at the endpoint of all servers.
     pub views: Views,
 }

@@ -1,6 +1,6 @@
-//! Clients of 2026-07-28: no session, every request complete in itself, in front of children that
-//! were spoken to as legacy ones. What a child asks becomes `input_required`, and the client's
-//! retry goes on with the pending call.
+//! Clients of 2026-07-28: no session, every request complete in itself, with children that were initialized
+//! as legacy ones. A child's request becomes `input_required`, and the client's retry continues the pending
+//! call.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,10 +27,10 @@ use super::{
 };
 use crate::{catalog::Offer, config::Mode, replicas::Exit};
 
-/// A subscription's longest life: a day.
+/// Maximum lifetime of a subscription: a day.
 const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);
 
-/// Whether a message is of this era.
+/// Whether a message is of 2026-07-28.
 pub fn is_modern(headers: &HeaderMap, message: &ClientMessage) -> bool {
     let version = headers.get(header_name::PROTOCOL_VERSION);
     let signs = Signs {
@@ -49,7 +49,7 @@ pub fn called<'a>(offer: &'a Offer, message: &ClientMessage) -> Option<&'a Tool>
     offer.tool(name).map(|offered| &offered.tool)
 }
 
-/// A request to one server, whose headers were checked.
+/// A request to one server, whose headers have been checked.
 pub async fn request(
     to: ServerRequest<'_>,
     message: ClientMessage,
@@ -68,7 +68,7 @@ pub async fn request(
                 let protocol = protocol(&message, method);
                 return Ok(relay.go_on(message.answer_id(), protocol).respond().await);
             }
-            // It may be the child's own.
+            // It may be the child's own method.
             Err(Exit::Error(_)) if is_modern => {}
             Err(exit) => return Err(exit),
         }
@@ -76,8 +76,8 @@ pub async fn request(
     relay(to, message, method, is_modern).await
 }
 
-/// To the child. One that speaks this revision itself gets the message as it came; of another one,
-/// what it asks comes back as `input_required`.
+/// Relays to the child. A child of this revision gets the message unchanged; a request of a legacy
+/// child is returned as `input_required`.
 async fn relay(
     to: ServerRequest<'_>,
     message: ClientMessage,
@@ -97,7 +97,7 @@ async fn relay(
     let mut call = to.call(relayed, address, profile);
     let mut owner = endpoint.sessions.owner();
     if method == method::LISTEN {
-        // A subscription lasts as long as its client wants.
+        // A subscription lasts until its client ends it.
         Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
         owner = LONG_LIVED;
     }
@@ -121,14 +121,14 @@ fn protocol(message: &ClientMessage, method: &str) -> Arc<dyn ClientProtocol> {
     })
 }
 
-/// What a client without a session gets while one of its requests runs.
+/// Messages for a client without a session during one of its requests.
 struct ModernProtocol {
     id: RawJson,
     token: Option<RawJson>,
     capabilities: Map<String, Value>,
     /// The client wants log messages.
     logs: bool,
-    /// The answer is a list or a read, which says how long it holds.
+    /// The answer is a list or a read, whose result has a lifetime.
     holds: bool,
 }
 
@@ -165,7 +165,7 @@ impl ClientProtocol for ModernProtocol {
     fn status(&self, reply: &Reply) -> StatusCode {
         match reply.outcome.as_ref().err().and_then(lists::code) {
             Some(code::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
-            // What the specification reserves for wrong headers, abilities and versions.
+            // The codes that the specification reserves for invalid headers, capabilities and versions.
             Some(code::UNSUPPORTED_VERSION..=code::HEADER_MISMATCH) => StatusCode::BAD_REQUEST,
             _ => StatusCode::OK,
         }

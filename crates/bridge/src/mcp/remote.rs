@@ -1,5 +1,5 @@
-//! A protocol session whose chat another replica works on: it is a remote session there, and what the child sends
-//! outside of requests comes back into the session's stream here.
+//! A protocol session whose chat is at another replica: it is a remote session there, and messages that the child
+//! sends outside of requests are forwarded to the session's stream here.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::{
 };
 
 impl ServerRequest<'_> {
-    /// Opens the workspace here, or has the request answered where it belongs: there the session is a remote one.
-    /// With a profile, it is for a request to a child that is spoken to like that.
+    /// Opens the workspace here, or forwards the request to its replica, where the session is a remote one.
+    /// With a profile, the request is for a child with that profile.
     pub async fn enter(
         &self,
         address: WorkspaceAddress,
@@ -42,14 +42,14 @@ impl ServerRequest<'_> {
     }
 }
 
-/// Where the session's request goes, with what the other replica needs to take the session in. What its child
-/// sends outside of requests is received here before the request goes there.
+/// The replica for the session's request, with the data that it needs to accept the session. Messages that its child
+/// sends outside of requests are received here before the request is forwarded.
 pub async fn with_remote_session(
     request: &McpRequest<'_>,
     session: Option<&Arc<McpSession>>,
     elsewhere: Elsewhere,
 ) -> Elsewhere {
-    // The own request of a remote session came by a lease, and does not go on.
+    // The request of a remote session was forwarded by a lease, and is not forwarded again.
     let by_lease = request.caller.forward_reason() == Some(ForwardReason::Lease);
     let Some(session) = session.filter(|_| !by_lease) else {
         return elsewhere;
@@ -64,7 +64,7 @@ pub async fn with_remote_session(
     elsewhere
 }
 
-/// Passes the client's notifications and answers on to all replicas where the session is a remote one.
+/// Forwards the client's notifications and responses to all replicas where the session is a remote one.
 pub async fn tell(request: &McpRequest<'_>, session: &McpSession, method: &Method, line: &Bytes) {
     if request.caller.forward_reason() == Some(ForwardReason::Lease) {
         return;
@@ -109,7 +109,7 @@ async fn listen_there(request: &McpRequest<'_>, session: &Arc<McpSession>, to: &
     });
 }
 
-/// A message of the session's own.
+/// A message of the session itself.
 fn of_session(
     request: &McpRequest<'_>,
     session: &McpSession,

@@ -1,4 +1,4 @@
-//! What runs beside the calls: clean-up, heartbeats, reloads.
+//! Background tasks: cleanup, heartbeats, reloads.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,16 +12,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{app::App, serve};
 
-/// Until children were measured, the limit on them is looked at this often.
+/// Interval at which the limit on children is computed until their memory use has been measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
 
-/// How often the jobs folder and the machine's limits are looked at.
+/// Interval of the checks of the jobs folder and of the machine's limits.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The running tasks.
 pub struct Background(JoinSet<()>);
 
-/// Starts them all.
+/// Starts all background tasks.
 pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
     let mut tasks = JoinSet::new();
     let ttl = app.store.ttl();
@@ -44,12 +44,12 @@ pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
 }
 
 impl Background {
-    /// Runs one more beside them.
+    /// Adds a task.
     pub fn also(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(task);
     }
 
-    /// Waits for one of them to panic; they do not end by themselves.
+    /// Waits until a task panics; tasks do not end otherwise.
     pub async fn broken(&mut self) -> String {
         loop {
             match self.0.join_next().await {
@@ -62,13 +62,13 @@ impl Background {
         }
     }
 
-    /// Ends them.
+    /// Aborts all tasks.
     pub async fn stop(mut self) {
         self.0.shutdown().await;
     }
 }
 
-/// Expired links and workspaces, at the start and then on the timer.
+/// Deletes expired links and workspaces, at the start and then at each interval.
 async fn collect(app: Arc<App>) {
     let retention = app.settings.files.retention;
     let mut timer = tokio::time::interval(app.settings.stateful.cleanup_interval);
@@ -105,7 +105,7 @@ async fn collect(app: Arc<App>) {
     }
 }
 
-/// Tells the others that this bridge lives. What was really written lengthens its children's leash.
+/// Renews the lease of this replica. Each renewal that was written extends the lease of its children.
 async fn beat(app: Arc<App>, leash: Arc<Leash>, renewed: Arc<Notify>) {
     let every = app.store.renew_every();
     let mut timer = tokio::time::interval(every);
@@ -130,8 +130,8 @@ async fn beat(app: Arc<App>, leash: Arc<Leash>, renewed: Arc<Notify>) {
     }
 }
 
-/// Sees after each renewal whether the others believed this bridge alive all the time. Beside the
-/// renewals, which must not wait for it: it reads as many leases as chats are open.
+/// Checks after each renewal whether the other replicas considered this one alive all the time. A separate
+/// task, so that renewals do not wait for it: it reads one lease per open chat.
 async fn check_leases(app: Arc<App>, renewed: Arc<Notify>) {
     loop {
         renewed.notified().await;
@@ -139,7 +139,7 @@ async fn check_leases(app: Arc<App>, renewed: Arc<Notify>) {
     }
 }
 
-/// Clients with a session hear of lists that changed without their own child's doing.
+/// Notifies clients with a session of lists that changed without an event of their own child.
 async fn announce(app: Arc<App>) {
     let mut news = app.catalog.news();
     loop {
@@ -151,7 +151,7 @@ async fn announce(app: Arc<App>) {
     }
 }
 
-/// Looks after the others, often enough that silence counts from its beginning.
+/// Checks the other replicas, often enough to notice the start of a silence.
 async fn watch(app: Arc<App>, leash: Arc<Leash>) {
     let mut timer = tokio::time::interval(app.store.renew_every() / 2);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -165,14 +165,14 @@ async fn watch(app: Arc<App>, leash: Arc<Leash>) {
             tracing::warn!(%error, "other replicas on the jobs directory cannot be listed");
         }
         if proving.is_finished() {
-            // Beside the looks, which have to be often: who does not answer takes its time.
+            // A separate task, because the checks have to be frequent, and a replica that does not answer takes long.
             let prover = app.clone();
             proving = AbortOnDropHandle::new(tokio::spawn(async move {
                 prover.replicas.prove().await;
             }));
         }
-        // Alone, a bridge may be stopped as long as somebody likes. Any other may take over, also one
-        // that nobody reaches, or that is about to end.
+        // A single bridge may be paused for any time. Any other replica may take over, also one that is
+        // unreachable, or that is stopping.
         let until = leash.neighbours(app.replicas.neighbours() > 0);
         app.engine.children.leash(until);
         let others = app.replicas.others().len();
@@ -192,7 +192,7 @@ async fn watch(app: Arc<App>, leash: Arc<Leash>) {
     }
 }
 
-/// What is wrong with the machine is in the log also where nobody asks for `/health`.
+/// Logs problems of the machine, also where no client requests `/health`.
 async fn look_after(app: Arc<App>) {
     let mut timer = tokio::time::interval(LOOK_EVERY);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -210,15 +210,15 @@ async fn measure(app: Arc<App>) {
     }
 }
 
-// How long this bridge has the right to run children: three quarters of the time to live from the
-// last renewal that was really written, where others may take its chats over; alone, without end.
+// How long this bridge may run children: three quarters of the TTL, from the last renewal that was
+// written. Without other replicas there is no limit.
 //
-// The others count a whole time to live from when they saw that renewal, which was later. What is
-// left between is for supervisors to notice and kill. A renewal that is written late or not at all
-// (a stopped process, a machine that was suspended, a folder that hangs or fails) so ends the
-// children before anybody else starts some.
+// The other replicas count a whole TTL from the time at which they read that renewal, which is later. The
+// remaining quarter is for supervisors to notice and to kill. If a renewal is late or fails (a stopped
+// process, a suspended machine, a folder that hangs or fails), the children therefore end before
+// another replica starts new ones.
 
-/// What is known of it.
+/// The right to run children.
 struct Leash {
     ttl: Duration,
     state: Mutex<LeashState>,
@@ -230,7 +230,7 @@ struct LeashState {
 }
 
 impl Leash {
-    /// The record was written just before.
+    /// The lease must have been written immediately before.
     pub fn new(ttl: Duration) -> Self {
         Self {
             ttl,
@@ -241,12 +241,12 @@ impl Leash {
         }
     }
 
-    /// A renewal that began at `sent` was written, and can be read.
+    /// A renewal that began at `sent` was written and is readable.
     pub fn confirm(&self, sent: BootTime) -> Option<BootTime> {
         self.change(|state| state.confirmed = state.confirmed.max(sent))
     }
 
-    /// Whether there are others. Where they cannot be seen, what was seen last goes on.
+    /// Sets whether other replicas exist. If they cannot be read, the last state stays in force.
     pub fn neighbours(&self, any: bool) -> Option<BootTime> {
         self.change(|state| state.neighbours = any)
     }
@@ -278,11 +278,11 @@ mod leash_tests {
         leash.confirm(first);
         let until = leash.neighbours(true).unwrap();
         assert!(until > first + TTL / 2 && until < first + TTL);
-        // However often the others are looked at.
+        // The number of checks makes no difference.
         assert_eq!(leash.neighbours(true), Some(until));
         let second = first + TTL / 4;
         assert_eq!(leash.confirm(second), Some(until + TTL / 4));
-        // One that was begun earlier and took its time says nothing new.
+        // A renewal that began earlier and was slow does not change the time.
         assert_eq!(leash.confirm(first), Some(until + TTL / 4));
         assert_eq!(leash.neighbours(false), None);
     }

@@ -1,4 +1,4 @@
-//! The accepting end of connections between replicas (`replicas/channel.rs`).
+//! The accepting side of connections between replicas (`replicas/channel.rs`).
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,12 +18,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::connections::PollAgain;
 use crate::replicas::{OverChannel, switching};
 
-/// Bridges are through their handshake at once.
+/// Handshake timeout. Replicas finish their handshake at once.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at the same time. Who holds no key can only wait in one.
+/// Maximum number of concurrent handshakes. A client without the key cannot get further than a handshake.
 const HANDSHAKES: usize = 64;
 
-/// Takes connections from other replicas.
+/// Accepts connections from other replicas.
 #[derive(Clone)]
 pub struct Channels {
     proof: TlsAcceptor,
@@ -33,7 +33,7 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// `proof` is what both ends have to prove to each other.
+    /// `proof` is the TLS configuration for mutual authentication.
     pub fn new(proof: Arc<ServerConfig>, stopping: CancellationToken) -> Self {
         Self {
             proof: TlsAcceptor::from(proof),
@@ -43,8 +43,8 @@ impl Channels {
         }
     }
 
-    /// Switches a connection over, unless too many are about to (503). `answer` gets the requests of
-    /// a peer that has proven itself.
+    /// Upgrades a connection, or answers 503 if too many handshakes are in progress. `answer` handles the
+    /// requests of an authenticated peer.
     pub fn open<F>(
         &self,
         peer: SocketAddr,
@@ -117,7 +117,7 @@ impl Channels {
         }
     }
 
-    /// Waits until all have ended: stop first.
+    /// Waits until all connections have ended; cancel the token of [`Self::new`] first.
     pub async fn ended(&self) {
         self.open.close();
         self.open.wait().await;

@@ -66,7 +66,7 @@ pub async fn serve<F>(
             Admission::OverLimit(connection, held) => (connection, held, true),
             Admission::Rejected => continue,
         };
-        // Without this an answer can wait 40 ms for the client's acknowledgement.
+        // Without this an answer can be delayed by 40 ms, until the client's acknowledgement.
         let _ = stream.set_nodelay(true);
         let abort = Table::stops(&connection);
         let acceptor = tls.as_ref().map(|current| current.borrow().clone());
@@ -116,7 +116,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// The TLS handshake, which fails when its connection is to be closed and the client has sent nothing more.
+/// The TLS handshake, which fails when its connection is to be closed and the client has sent no more bytes.
 async fn handshake(
     mut accept: Accept<TcpStream>,
     here: &Connection,
@@ -191,7 +191,7 @@ impl Drop for Answered {
 
 // A future that wakes itself is polled again at once.
 //
-// A hyper connection does so for each request with a body: whoever reads the body wakes the
+// A hyper connection wakes itself for each request with a body: the reader of the body wakes the
 // connection that reads it from the socket, and both are one task. To tokio such a wake-up is a
 // task to schedule, for which it wakes an idle thread: some 20 µs of processor time, and the connection
 // may move to that thread.
@@ -228,7 +228,7 @@ impl Wake for PollSignal {
         let woken =
             self.state
                 .compare_exchange(POLLING, WOKEN, Ordering::AcqRel, Ordering::Acquire);
-        // While it is polled, `poll` sees the state itself.
+        // During a poll, `poll` reads the state itself.
         if woken == Err(IDLE) {
             self.task.wake();
         }
@@ -245,7 +245,7 @@ impl<F: Future> PollAgain<F> {
         }
     }
 
-    /// The future itself.
+    /// The wrapped future.
     pub fn inner(&mut self) -> Pin<&mut F> {
         self.future.as_mut()
     }
@@ -296,7 +296,7 @@ mod poll_again_tests {
         }
     }
 
-    /// Wakes itself so many times before it is ready.
+    /// A future that wakes itself `times` times before it is ready.
     fn restless(times: usize) -> impl Future<Output = usize> {
         let mut polls = 0;
         poll_fn(move |context| {

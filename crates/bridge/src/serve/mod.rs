@@ -1,10 +1,10 @@
 //! The life of the service: config → build → run → drain.
 //!
 //! ```text
-//! Running ──SIGTERM, SIGINT──▶ Handing over: new calls go to the other bridges on the folder, if any
+//! Running ──SIGTERM, SIGINT──▶ Handing over: new calls go to the other replicas on the folder, if any
 //!    Handing over ──noticed, and calls done──▶ Draining: no new calls, running ones finish
-//!    Draining ──done, or the grace is over──▶ Ending: children end, leases are given back ──▶ exit 0
-//!    any ──second signal──▶ exit at once; supervisors kill what is left
+//!    Draining ──done, or grace period over──▶ Ending: children end, leases are released ──▶ exit 0
+//!    any ──second signal──▶ immediate exit; supervisors kill the remaining children
 //! ```
 
 mod background;
@@ -42,20 +42,20 @@ use crate::{
     replicas::{is_asked_for, origin, reachable_at},
 };
 
-/// Of the connections, an eighth may be new ones of one address; at least and at most so many.
+/// Up to an eighth of all connections may be new ones of one address; minimum and maximum of that number.
 const MIN_NEW: usize = 16;
 
 const MAX_NEW: usize = 256;
 
-/// For how long a port that is taken is tried again, and how often.
+/// How long binding a port in use is retried, and the interval.
 const PORT_TAKEN: Duration = Duration::from_secs(5);
 
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
-/// How long answers may take to leave after the grace.
+/// Time for answers to be sent after the grace period.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Bounds the end of all children: the longest `before_end`, and twice the kill grace.
+/// Maximum time for the end of all children: the longest `before_end`, and twice the kill grace.
 const END_TIME: Duration = Duration::from_secs(60);
 
 /// Why the service could not start.
@@ -74,14 +74,14 @@ pub enum ServeError {
         host: String,
         /// As configured.
         port: u16,
-        /// What the system said.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// The certificate or its key.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
-    /// A task that should run until the bridge stops has panicked: without it the bridge would serve
-    /// nobody, or forget what it has to do.
+    /// A task that should run until the bridge stops has panicked: without it the bridge would not serve
+    /// requests, or would not do its background work.
     #[error("{0}; the bridge cannot continue and exits")]
     Broken(String),
     /// Signals, or the file for the port.
@@ -89,17 +89,17 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// How it ended.
+/// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// As asked.
+    /// After a graceful shutdown.
     Cleanly,
-    /// By a second signal.
+    /// After a second signal.
     AtOnce,
 }
 
-/// Serves until a signal ends it. `port_file` gets the address that was bound, for tests and
-/// scripts that ask for port 0; `started` is called with that address and the number of servers.
+/// Serves until a signal ends it. The bound address is written to `port_file`, for tests and
+/// scripts that request port 0; `started` is called with that address and the number of servers.
 pub async fn serve(
     mut settings: Settings,
     port_file: Option<PathBuf>,
@@ -150,7 +150,7 @@ pub async fn serve(
     if let Some(path) = port_file {
         write_whole(&path, &format!("{address}\n"))?;
     }
-    // Made here: what is wrong with it must not be found by a task beside this one.
+    // Built here, so that its problems stop the start. A background task would report them too late.
     let service = Arc::new(http::Service::new(&app));
     let servers = app.directory.config().servers.len();
     started(&app.settings, address, servers);
@@ -182,7 +182,7 @@ pub async fn serve(
     Ok(Ended::Cleanly)
 }
 
-/// Why a task that should run until the bridge stops does not.
+/// Why a task ended that should run until the bridge stops.
 fn died(ended: Result<(), tokio::task::JoinError>) -> String {
     let why = ended.map_or_else(
         |error| error.to_string(),
@@ -191,7 +191,7 @@ fn died(ended: Result<(), tokio::task::JoinError>) -> String {
     format!("the task that accepts connections failed: {why}")
 }
 
-/// Answers requests until the bridge stops, and then those that are under way.
+/// Answers requests until the bridge stops, and then the requests in progress.
 async fn answer(
     app: Arc<App>,
     service: Arc<http::Service>,
@@ -227,8 +227,8 @@ async fn answer(
     channels.ended().await;
 }
 
-/// A process of a bridge that was killed a moment ago may still hold its listener: one that was about
-/// to become a supervisor, and has not executed it yet.
+/// Retries while the port is in use: a child process of a bridge that was killed a moment ago may still
+/// hold the listener, between fork and exec of a supervisor.
 async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
     let (host, port) = (&settings.listen.host, settings.listen.port);
     let until = Instant::now() + PORT_TAKEN;
@@ -236,7 +236,7 @@ async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
     loop {
         let error = match TcpListener::bind((host.as_str(), port)).await {
             Ok(listener) => {
-                // The accept queue is as long as the system allows (net.core.somaxconn): when it is full,
+                // The accept queue has the maximum length of the system (net.core.somaxconn): when it is full,
                 // the kernel drops the handshakes of a burst.
                 if let Err(error) = rustix::net::listen(&listener, i32::MAX) {
                     tracing::debug!(%error, "the listener's backlog cannot be changed");
@@ -257,8 +257,8 @@ async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
     }
 }
 
-/// Where other bridges share the folder: they get what comes from now on, and each chat as soon as
-/// no call of it runs here. Requests are still taken until balancers had time to notice.
+/// If other replicas share the folder, they get all new requests, and each chat as soon as no call of
+/// it runs here. This replica accepts requests until load balancers had time to notice.
 async fn hand_over(app: &Arc<App>, until: Instant) {
     let looker = app.clone();
     let look = move || looker.replicas.watch();
@@ -280,7 +280,7 @@ async fn hand_over(app: &Arc<App>, until: Instant) {
     let _ = timeout_at(until, app.engine.running.wait()).await;
 }
 
-/// Lets running calls and downloads finish within the grace, then ends every child.
+/// Lets running calls and downloads finish within the grace period, then ends every child.
 async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<()>, until: Instant) {
     let engine = &app.engine;
     engine.running.close();
@@ -292,8 +292,8 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<()>, until: Insta
         );
         engine.ending.cancel();
     }
-    // Downloads have the rest of the grace, and answers a moment to leave; what is open then ends
-    // with the process.
+    // Downloads have the rest of the grace period, and answers a short time to be sent; then open
+    // connections end with the process.
     let _ = timeout_at(until.max(Instant::now() + LINGER), server).await;
     engine.children.wake();
     let ended = async {
@@ -310,16 +310,16 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<()>, until: Insta
     }
 }
 
-/// Appears whole or not at all: whoever waits for the file reads all of it.
+/// Writes the file atomically: readers never see a part of it.
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let staged = path.with_extension("tmp");
     std::fs::write(&staged, text)?;
     std::fs::rename(staged, path)
 }
 
-// What the process is told from outside.
+// Signals.
 
-/// Signals of this process, caught from the moment this is made.
+/// The signals of this process, caught from its construction on.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -327,7 +327,7 @@ struct Signals {
 }
 
 impl Signals {
-    /// SIGTERM and SIGINT stop; SIGHUP reloads.
+    /// SIGTERM and SIGINT stop the process; SIGHUP reloads.
     pub fn new() -> io::Result<Self> {
         let hangup = Arc::new(Notify::new());
         let (mut hangups, notify) = (signal(SignalKind::hangup())?, hangup.clone());
@@ -345,7 +345,7 @@ impl Signals {
         })
     }
 
-    /// Waits until somebody wants the process to stop.
+    /// Waits for SIGTERM or SIGINT.
     pub async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -359,21 +359,21 @@ impl Signals {
     }
 }
 
-// The server file is read again on SIGHUP and when it changes. A broken one changes nothing.
+// The server file is read again on SIGHUP and when it changes. An invalid file changes nothing.
 
-/// How often the file is looked at. Notifications would miss bind mounts and Kubernetes' links.
+/// Poll interval of the file. Notifications would miss bind mounts and Kubernetes' links.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// A file that is just being replaced may be missing for a moment: it is gone if it was missing at so
-/// many looks.
+/// A file that is being replaced may be missing for a moment: it counts as deleted after this number of
+/// polls.
 const MISSING_LOOKS: u32 = 2;
 
-/// A disk that does not answer for longer is told of.
+/// After this time, a disk that does not answer is logged.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 type Seen = Option<[u8; 32]>;
 
-/// Watches until dropped.
+/// Watches until the future is dropped.
 pub async fn watch_server_file(app: Arc<App>, hangups: Arc<Notify>) {
     let settings = &app.settings;
     let from_file = settings.command_line.server.is_none();
@@ -392,14 +392,14 @@ pub async fn watch_server_file(app: Arc<App>, hangups: Arc<Notify>) {
         missing = if now.is_none() { missing + 1 } else { 0 };
         let changed = now.is_some() && now != seen;
         if asked || changed || missing == MISSING_LOOKS {
-            // One that cannot be read is read, too: that tells why.
+            // An unreadable file is reloaded as well, because that reports the error.
             seen = now;
             reload(&app).await;
         }
     }
 }
 
-/// Of the server file and the lock file, which need not be there; `None` where the first cannot be
+/// A hash of the server file and the lock file, which may be missing; `None` if the server file cannot be
 /// read.
 async fn look(app: &App) -> Seen {
     let settings = app.settings.clone();
@@ -414,8 +414,8 @@ async fn look(app: &App) -> Seen {
     patiently(app, tokio::task::spawn_blocking(read)).await?
 }
 
-/// Waits for the disk however long it takes, and says so. A panic, which would be a fault of ours, must
-/// not end the watching.
+/// Waits for the disk without a timeout, and logs a long wait. A panic, which would be a bug of the
+/// bridge, must not end the watcher.
 async fn patiently<T>(app: &App, mut work: JoinHandle<T>) -> Option<T> {
     let done = if let Ok(done) = timeout(PATIENCE, &mut work).await {
         done

@@ -52,7 +52,7 @@ impl TlsError {
     }
 }
 
-/// A certificate and its key, read and found to belong together.
+/// A certificate and its private key, which match.
 #[derive(Clone)]
 pub struct Acceptor {
     acceptor: TlsAcceptor,
@@ -60,7 +60,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Reads both files: blocks.
+    /// Reads both files; blocks.
     pub fn load(tls: &Tls) -> Result<Self, TlsError> {
         let (certificate, key) = (&tls.certificate, &tls.key);
         let no_certificate = |error| TlsError::certificate(certificate, error);
@@ -76,7 +76,7 @@ impl Acceptor {
         let private = PrivateKeyDer::from_pem_file(key);
         let private = private.map_err(|error| TlsError::key(key, error))?;
         let fingerprint = fingerprint(&chain[0]);
-        // The provider is named here, since a process-wide one would be a global.
+        // An explicit provider, since a process-wide one would be a global.
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring offers the versions that rustls has by default")
@@ -90,28 +90,28 @@ impl Acceptor {
         })
     }
 
-    /// Speaks TLS with a client; how long that may take is for who asks.
+    /// Starts the TLS handshake with a client; the caller limits its time.
     pub fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
         self.acceptor.accept(stream)
     }
 
-    /// By what other bridges know the certificate.
+    /// The fingerprint by which other replicas identify the certificate.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 }
 
-// A renewed certificate is taken over without a restart: connections that are open stay as they are,
-// and new ones get it.
+// A renewed certificate takes effect without a restart: open connections keep the old one, and new
+// connections get the new one.
 
-/// How often the files are looked at. Notifications would miss bind mounts and Kubernetes' links.
+/// Poll interval of the files. Notifications would miss bind mounts and Kubernetes' links.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Bytes of a certificate or key: more than any has.
+/// Maximum size of a certificate or key file in bytes, above all real ones.
 const LARGEST_FILE: u64 = 1024 * 1024;
 
-/// Watches until dropped. `address` is where other bridges reach this one: they know it by its
-/// certificate.
+/// Watches until the future is dropped. `address` is where other replicas reach this one: they
+/// authenticate it by its certificate.
 pub async fn watch_certificate(
     app: Arc<App>,
     tls: Tls,
@@ -123,7 +123,7 @@ pub async fn watch_certificate(
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let now = digest(&tls).await;
-        // Two files are not replaced at once: what is there at two looks is whole.
+        // Two files are not replaced at once: content that is the same in two polls is complete.
         let whole = now.is_some() && now == seen;
         seen = now;
         if !whole || now == taken {
@@ -159,7 +159,7 @@ fn take_over(app: &App, tls: &Tls, address: Option<&str>) -> Option<Acceptor> {
         );
     });
     let acceptor = loaded.ok()?;
-    // Others learn of it first: who does not trust it yet asks again.
+    // The other replicas get the new fingerprint first: one that does not trust it yet retries.
     if let Some(address) = address {
         let address = origin(address, Some(acceptor.fingerprint()));
         if let Err(error) = app.store.move_to(address) {
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
     use crate::serve::{connections, open::Limits};
 
-    /// Serves HTTPS that tells everybody his address.
+    /// Serves HTTPS, and answers each client with its address.
     async fn server(
         current: watch::Receiver<Acceptor>,
     ) -> (SocketAddr, tokio::task::JoinHandle<()>) {
@@ -249,7 +249,7 @@ mod tests {
         server.abort();
     }
 
-    /// The certificate that a server shows to whoever takes any.
+    /// The certificate that the server presents.
     async fn shown(address: SocketAddr, trusted: &[&CertificateDer<'static>]) -> Vec<u8> {
         let mut roots = RootCertStore::empty();
         for certificate in trusted {
