@@ -1,5 +1,5 @@
-//! One request of a client's on its way to a child and back: an answer as JSON where the child
-//! says nothing before it, else a stream.
+//! Relays one request of a client to a child: the response is JSON if the child sends no other message before it,
+//! else a stream.
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -38,37 +38,37 @@ use crate::{
     replicas::RoutableSessionId,
 };
 
-/// A silent call becomes a stream after this long, so that pings can keep it open: clients give up
+/// A silent call becomes a stream after this time, so that pings can keep it open: clients time out
 /// after 300 s without a byte.
 const QUIET: Duration = Duration::from_secs(20);
 
-/// A child that asks several things at once sends them within this time.
+/// A child that sends several requests at once sends them within this time.
 const GATHER: Duration = Duration::from_millis(30);
 
-/// Events on their way to a client.
+/// Capacity of the channel with a client's events.
 const EVENTS: usize = 64;
 
-/// What becomes of a child's messages: the client's era decides.
+/// The handling of a child's messages, which depends on the client's era.
 pub trait ClientProtocol: Send + Sync + 'static {
-    /// A line for the client's stream; `None` where the client must not get it.
+    /// A line for the client's stream; `None` if the client must not get the notification.
     fn notification(&self, said: &Said) -> Option<Bytes>;
-    /// The child asks: a line for the stream, or an answer that ends the request for now.
+    /// Handles a request of the child: a line for the stream, or a response that ends the request for now.
     fn request(&self, said: Said, responder: Responder) -> RequestOutcome;
-    /// The final answer.
+    /// The final response.
     fn response(&self, reply: &Reply) -> Bytes;
-    /// The HTTP status that goes with it.
+    /// The HTTP status of that response.
     fn status(&self, _reply: &Reply) -> StatusCode {
         StatusCode::OK
     }
 }
 
-/// What to do about a child's request.
+/// The outcome of a child's request.
 pub enum RequestOutcome {
-    /// Send this to the client, who will answer.
+    /// Send this line to the client, which will answer.
     Send(Bytes),
-    /// Nothing: the child was declined.
+    /// The child's request was declined.
     Declined,
-    /// The request waits for its client's retry, which brings the answer.
+    /// The request waits for its client's retry, which contains the answer.
     AwaitRetry(Said, Responder),
 }
 
@@ -83,36 +83,36 @@ pub struct Relay {
     completes: bool,
     endpoint: Arc<Endpoint>,
     id: RawJson,
-    /// What the child asked and the client's retry will answer.
+    /// Requests of the child that the client's retry will answer.
     asked: IndexMap<String, (Said, Responder)>,
     asks: usize,
-    /// The client's answers, which are sent to the child once the call goes on.
+    /// The client's answers, which are sent to the child once the call continues.
     answers: Vec<(Responder, RawJson)>,
     pending_input: PendingInput,
-    /// Lets the request wait for its client's retry.
+    /// Identifies the client's retry, if the request may wait for one.
     pub(super) retry: Option<Retry>,
-    /// The client can cancel the request by its id while this lives.
+    /// While it exists, the client can cancel the request by its id.
     pub(super) in_flight: Option<InFlight>,
-    /// How the server's resources are called in the answer, where they are not as it calls them.
+    /// The mapping of resource URIs in the answer, if the client gets other URIs than the server's.
     pub(super) shown: Option<Shown>,
     /// The answer is for Open WebUI.
     pub(super) openwebui: bool,
 }
 
-/// What happened next.
+/// The next step.
 enum Next {
     Event(Bytes),
     End(End),
 }
 
-/// How a response ends.
+/// The end of a response.
 enum End {
     Answered(Box<Result<Reply, RpcError>>),
     InputRequired,
 }
 
 impl Relay {
-    /// Begins. `owner` distinguishes this client's requests from others'.
+    /// Starts the call. `owner` distinguishes this client's requests from those of others.
     pub fn start(
         endpoint: &Arc<Endpoint>,
         owner: u64,
@@ -154,7 +154,7 @@ impl Relay {
         }
     }
 
-    /// Takes the client's answers to what the child asked.
+    /// Stores the client's answers to the child's requests.
     pub fn answer(&mut self, message: &ClientMessage) {
         let answers = message.params.input_responses.as_ref();
         let answers = answers.and_then(RawJson::members).unwrap_or_default();
@@ -166,7 +166,7 @@ impl Relay {
         }
     }
 
-    /// Goes on as the request with this id.
+    /// Continues as the request with this id.
     pub fn go_on(mut self, id: RawJson, protocol: Arc<dyn ClientProtocol>) -> Self {
         if self.asked.is_empty() {
             self.pending_input.answered();
@@ -176,7 +176,7 @@ impl Relay {
         self
     }
 
-    /// Runs until there is something to answer with. Dropping it cancels the call.
+    /// Runs until a response can be started. Dropping the future cancels the call.
     pub async fn respond(mut self) -> Response {
         match tokio::time::timeout(QUIET, self.next()).await {
             Ok(Next::End(end)) => match self.last_line(end) {
@@ -226,7 +226,7 @@ impl Relay {
         session::response(events)
     }
 
-    /// Gives the request away until its retry; returns the answer for now.
+    /// Stores the call until its retry; returns the response for now.
     fn await_retry(self) -> Result<Bytes, RpcError> {
         let Some(retry) = self.retry.clone() else {
             let error = RpcError::invalid("this request cannot wait for input");
@@ -251,7 +251,7 @@ impl Relay {
         .into())
     }
 
-    /// The next line for the client: the child's messages before its answer, in their order, and then the answer.
+    /// The next line for the client: the child's messages in their order, and then the response.
     async fn next(&mut self) -> Next {
         loop {
             let gathering = !self.asked.is_empty();
@@ -272,13 +272,13 @@ impl Relay {
                         responder.result(&answer);
                     }
                 }
-                // What a child asks together goes out together.
+                // Requests that the child sends together are sent to the client together.
                 () = tokio::time::sleep(GATHER), if gathering => return Next::End(End::InputRequired),
             }
         }
     }
 
-    /// The answer has come; messages that were sent before it go first.
+    /// Handles the child's response; messages that the child sent before it are sent first.
     fn last(&mut self, answer: Result<Answer, CallError>) -> Next {
         while let Ok(message) = self.messages.try_recv() {
             if let Some(Next::Event(event)) = self.handle(message) {
@@ -330,7 +330,7 @@ impl Relay {
     }
 }
 
-/// The error for a child's request that needs a capability which the client did not declare. The call goes on.
+/// The error for a child's request that needs a capability which the client did not declare. The call continues.
 pub fn refused(capabilities: &Map<String, Value>, said: &Said) -> Option<(i64, String)> {
     let needed = needed(&said.method)?;
     if can_answer(capabilities, needed, said.params.as_ref()) {
@@ -345,12 +345,12 @@ pub fn refused(capabilities: &Map<String, Value>, said: &Said) -> Option<(i64, S
     })
 }
 
-/// One message as the whole answer.
+/// One message as the whole response.
 pub fn json(line: Bytes) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], line).into_response()
 }
 
-/// A progress note with the client's own token; other messages as they are.
+/// A progress notification with the client's own token; other messages unchanged.
 pub fn with_token(said: &Said, token: Option<&RawJson>) -> Option<Bytes> {
     if &*said.method != method::PROGRESS {
         return Some(said.line.clone());
@@ -359,26 +359,26 @@ pub fn with_token(said: &Said, token: Option<&RawJson>) -> Option<Bytes> {
     Some(splice(&said.line, &[(&place, token?.as_bytes())]))
 }
 
-/// A note of a subscription, with the client's own id for it; `None` for other messages.
+/// A notification of a subscription, with the client's own id for it; `None` for other messages.
 pub fn with_subscription(said: &Said, id: &RawJson) -> Option<Bytes> {
     let place = said.param(&["_meta", meta::SUBSCRIPTION_ID])?;
     Some(splice(&said.line, &[(&place, id.as_bytes())]))
 }
 
-// Calls that wait for their client: what a child asked went out as `input_required`, and the
-// client's retry goes on with the call. A pending call belongs to one principal, is resumed by one
+// Calls that wait for their client: the child's requests were sent as `input_required`, and the
+// client's retry continues the call. A pending call belongs to one principal, is resumed by one
 // retry of the same request, and expires.
 
-/// Pending calls of one principal.
+/// Maximum number of pending calls of one principal.
 const MOST: usize = 100;
 
-/// All calls whose input is pending on this bridge.
+/// All calls with pending input on this replica.
 #[derive(Clone, Default)]
 pub struct PendingInputs(Arc<Mutex<HashMap<SessionId, (Retry, Relay)>>>);
 
 impl PendingInputs {
-    /// Keeps a call until its time to wait for input is over, or the bridge stops; returns the `requestState` that
-    /// its retry sends.
+    /// Stores a call until the input timeout, or until the bridge stops; returns the `requestState` for
+    /// its retry.
     fn add(&self, retry: Retry, relay: Relay) -> Result<SessionId, RpcError> {
         let mut all = self.0.lock();
         let others = all.values().map(|(other, _)| &other.principal);
@@ -394,17 +394,17 @@ impl PendingInputs {
         drop(all);
         let (pending_inputs, expired) = (self.clone(), state.clone());
         tokio::spawn(async move {
-            // A bridge that stops takes no retries.
+            // A bridge that stops accepts no retries.
             stopping.run_until_cancelled(expiry).await;
-            // Dropping it cancels the call, which must not happen under the lock.
+            // Dropping the call cancels it, which must not happen under the lock.
             let gone = pending_inputs.0.lock().remove(&expired);
             drop(gone);
         });
         Ok(state)
     }
 
-    /// The call that this retry goes on with, its child's questions answered. The state names the
-    /// replica that keeps the call.
+    /// The call that this retry continues, with the answers to its child's requests. The state contains the
+    /// replica that stores the call.
     pub async fn take(
         &self,
         request: &McpRequest<'_>,
@@ -430,7 +430,7 @@ impl PendingInputs {
     }
 }
 
-// Which request may go on with a call that waits for its client.
+// Which request may continue a pending call.
 
 /// Identifies the request that may resume a pending call: its principal, server and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -441,7 +441,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// Of a request or of its retry: the same method, name and arguments.
+    /// For a request or its retry: both have the same method, name and arguments.
     pub fn for_message(
         principal: &Principal,
         server: &ServerName,
@@ -450,8 +450,8 @@ impl Retry {
         let params = &message.params;
         let name = params.name.as_ref().map_or("", |(name, _)| name);
         let uri = params.uri.as_deref().unwrap_or_default();
-        // By value: a client may write the same arguments in other bytes. What no type of ours
-        // holds is compared by its bytes.
+        // Compared by value: a client may serialize the same arguments differently. Values that serde_json
+        // cannot represent are compared by their bytes.
         let arguments = params.arguments.as_ref().map(|raw| {
             let value = raw.read().map(|value: Value| value.to_string());
             value.unwrap_or_else(|_| raw.as_str().to_owned())

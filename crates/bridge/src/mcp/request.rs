@@ -1,4 +1,4 @@
-//! A request at an MCP endpoint, as clients of both eras send it.
+//! A request of a client of either era at an MCP endpoint.
 
 use std::sync::Arc;
 
@@ -31,27 +31,27 @@ use crate::{
 
 /// A request at the endpoint of one server, or at that of all servers.
 pub struct McpRequest<'a> {
-    /// What the endpoints own and use.
+    /// The MCP endpoints.
     pub endpoint: &'a Arc<Endpoint>,
     /// Its authenticated sender.
     pub caller: &'a Caller,
-    /// Of HTTP.
+    /// The HTTP method.
     pub method: Method,
-    /// Of HTTP.
+    /// The HTTP headers.
     pub headers: &'a HeaderMap,
-    /// Path and query, as they came.
+    /// Path and query, unchanged.
     pub target: &'a str,
-    /// As it came.
+    /// The body, unchanged.
     pub body: Bytes,
-    /// For logs.
+    /// The request id for logs.
     pub id: RequestId,
 }
 
-/// Which servers a request is about.
+/// The servers of a request.
 pub enum Scope {
-    /// One, and what it offers.
+    /// One server, with its offer.
     One(Arc<Offer>),
-    /// All that are there for the caller.
+    /// All servers that the caller may see.
     All,
 }
 
@@ -59,27 +59,27 @@ pub enum Scope {
 pub struct ServerRequest<'a> {
     /// The request.
     pub request: &'a McpRequest<'a>,
-    /// The server, and what it offers.
+    /// The server, with its offer.
     pub offer: Arc<Offer>,
-    /// The protocol session, where the client has one.
+    /// The protocol session, if the client has one.
     pub session: Option<&'a Arc<McpSession>>,
-    /// How its resources are called, where that is not as it calls them.
+    /// The mapping of its resources' URIs, if the client gets other URIs than the server's.
     pub shown: Option<Shown>,
 }
 
 /// A workspace that was opened here.
 pub struct Entered {
-    /// Where a call works.
+    /// The address of the call's workspace.
     pub address: WorkspaceAddress,
-    /// Its workspace, if it has one of its own.
+    /// The workspace, if the call has one of its own.
     pub workspace: Option<OpenWorkspace>,
 }
 
-/// How the handling of a request ends early.
+/// Why the handling of a request ends early.
 pub type McpExit = Exit<RpcError>;
 
 impl McpRequest<'_> {
-    /// The request as it may go on to another replica.
+    /// The request for another replica.
     pub fn forward(&self) -> Forward {
         let mut headers = self.headers.clone();
         headers.insert(REQUEST_ID, self.id.header().clone());
@@ -94,14 +94,14 @@ impl McpRequest<'_> {
         }
     }
 
-    /// The request on its way to where it belongs.
+    /// The request, to be forwarded to its replica.
     pub fn forwarding(&self) -> Forwarding<'_, impl Fn() -> Option<Forward>> {
         let replicas = &self.endpoint.replicas;
         replicas.forwarding(self.caller, || Some(self.forward()))
     }
 
-    /// Has the request answered by the replica that made or keeps what it names; `unknown` where that one has
-    /// ended.
+    /// Forwards the request to the replica that created or stores what it refers to; `unknown` if that replica
+    /// has ended.
     pub async fn forward_home(&self, home: InstanceId, unknown: impl Fn() -> RpcError) -> McpExit {
         let mut forwarding = self.forwarding();
         while let Some(elsewhere) = self.endpoint.replicas.home(home).await {
@@ -113,8 +113,8 @@ impl McpRequest<'_> {
     }
 }
 
-/// What a server offers to this caller; waited for as long as a caller waits. Where this replica
-/// does not know, another may.
+/// The offer of a server for this caller. Waits for it up to the limit for callers. If this replica does not
+/// know it, another one may.
 pub async fn locate_offer(
     endpoint: &Endpoint,
     server: &str,
@@ -138,8 +138,8 @@ pub async fn locate_offer(
 }
 
 impl ServerRequest<'_> {
-    /// Where a call of this caller works, as the OpenAPI endpoint has it; an error where it may only
-    /// read what the server offers.
+    /// The address of this caller's workspace, as at the OpenAPI endpoint; an error if the caller may only
+    /// read the server's offer.
     pub fn address(&self) -> Result<WorkspaceAddress, RpcError> {
         let (endpoint, caller) = (self.request.endpoint, self.request.caller);
         let server = self.offer.spec.name.as_str();
@@ -148,7 +148,7 @@ impl ServerRequest<'_> {
             .ok_or_else(|| RpcError::new(ErrorKind::UNKNOWN_SESSION, "session not found"))
     }
 
-    /// Whether the request comes from Open WebUI: by the headers that it sends with every call in a chat, or by the
+    /// Whether the client is Open WebUI: by the headers that it sends with every call in a chat, or by the
     /// client's name.
     pub fn is_openwebui(&self, client_name: Option<&str>) -> bool {
         let (headers, settings) = (self.request.headers, &self.request.endpoint.settings);
@@ -160,8 +160,8 @@ impl ServerRequest<'_> {
         sends(&names.chat_id) || sends(&names.message_id) || letters.starts_with("openwebui")
     }
 
-    /// A call that passes a request on to the child at this address. The child's other messages are
-    /// meanwhile, and it cannot wait for its client.
+    /// A call that relays a request to the child at this address. It has no sink for the child's other
+    /// messages, and cannot wait for its client.
     pub fn call(&self, relayed: Relayed, entered: Entered, profile: Profile) -> Box<Call> {
         let request = self.request;
         let identity = &request.endpoint.identity;
@@ -183,7 +183,7 @@ impl ServerRequest<'_> {
     }
 }
 
-/// The request as it goes to the child. Only tools that the config offers are called.
+/// The request for the child. Only tools that the config offers can be called.
 pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relayed, RpcError> {
     let Kind::Request(method) = &message.kind else {
         return Err(RpcError::invalid("not a request"));
@@ -213,17 +213,17 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
     })
 }
 
-// The headers of 2026-07-28 must agree with the body, so that no proxy routes by a value that the
-// body does not have.
+// The headers of 2026-07-28 must match the body, so that no proxy routes by a value that differs from
+// the body's.
 
-/// Methods whose `Mcp-Name` must be sent.
+/// Methods that require `Mcp-Name`.
 const NAMED: &[&str] = &[
     method::TOOLS_CALL,
     method::RESOURCES_READ,
     method::PROMPTS_GET,
 ];
 
-/// Checks the headers against the message. `schema` is that of the arguments of the tool it calls.
+/// Checks the headers against the message. `schema` is that of the called tool's arguments.
 pub fn check(
     headers: &HeaderMap,
     message: &ClientMessage,
@@ -254,7 +254,7 @@ fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), Rpc
     };
     let Some(said) = &message.params.meta.protocol_version else {
         if version != MODERN {
-            // It may be of either era.
+            // The client may be of either era.
             let all = [&[MODERN], LEGACY].concat();
             return Err(unsupported(&version, &all));
         }
@@ -314,7 +314,7 @@ fn same(headers: &HeaderMap, name: &str, wanted: &str) -> Result<(), RpcError> {
     )))
 }
 
-/// `=?base64?…?=` stands for text that a header cannot hold.
+/// Decodes `=?base64?…?=`, the form of text that a header cannot contain.
 fn decoded(value: &str) -> Option<String> {
     let coded = value.strip_prefix("=?base64?");
     match coded.and_then(|rest| rest.strip_suffix("?=")) {
@@ -323,9 +323,9 @@ fn decoded(value: &str) -> Option<String> {
     }
 }
 
-/// Arguments that the tool's schema marks with `x-mcp-header` stand in a header too.
+/// Checks that arguments marked with `x-mcp-header` in the tool's schema are also in a header.
 fn check_level(headers: &HeaderMap, schema: &Value, arguments: &RawJson) -> Result<(), RpcError> {
-    // The schema bounds the depth, not the caller.
+    // The schema limits the recursion, not the caller.
     let Some(properties) = schema["properties"].as_object() else {
         return Ok(());
     };

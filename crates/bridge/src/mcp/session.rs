@@ -1,6 +1,6 @@
-//! The protocol's own sessions (`Mcp-Session-Id`), for clients of 2024-11-05 to 2025-11-25.
+//! Protocol sessions (`Mcp-Session-Id`), for clients of 2024-11-05 to 2025-11-25.
 //!
-//! They hold what the protocol needs between requests and nothing else: the chat's child and
+//! They contain only the protocol's state between requests: the chat's child and
 //! folder belong to the chat, and outlive them.
 
 use std::{
@@ -53,10 +53,10 @@ const KEPT_UNUSED: Duration = Duration::from_secs(24 * 3600);
 /// The servers of a config.
 type Servers = IndexMap<ServerName, Arc<ServerSpec>>;
 
-/// Sessions of one principal; the one that was used longest ago makes room.
+/// Maximum number of sessions of one principal; above it, the least recently used one is removed.
 const MOST: usize = 1000;
 
-/// Questions that wait for one client.
+/// Maximum number of server requests that wait for one client.
 const MOST_ASKED: usize = 1000;
 
 /// The log level of a client that did not set one.
@@ -69,7 +69,7 @@ pub struct McpSessions {
     owners: AtomicU64,
 }
 
-/// One client's session.
+/// The session of one client.
 pub struct McpSession {
     /// `Mcp-Session-Id`.
     pub id: SessionId,
@@ -77,23 +77,23 @@ pub struct McpSession {
     pub principal: Principal,
     /// Its server; `None` at the endpoint of all servers.
     pub server: Option<ServerName>,
-    /// The revision that was agreed on.
+    /// The agreed revision.
     pub version: Box<str>,
-    /// What the client can answer.
+    /// The capabilities of the client.
     pub capabilities: Map<String, Value>,
-    /// Distinguishes its requests from others' on a child that several sessions share.
+    /// Distinguishes its requests from those of other sessions on a shared child.
     pub owner: u64,
-    /// What goes to the client's GET stream.
+    /// The messages for the client's GET stream.
     pub outbox: Arc<Outbox>,
-    /// Set when it ends.
+    /// Cancelled when the session ends.
     pub ended: CancellationToken,
-    /// Requests under way by a number of ours: a client may use an id twice at once.
+    /// Requests in progress, by a number of the bridge: a client may use an id twice at the same time.
     in_flight: Mutex<HashMap<u64, (RawJson, Cancellation)>>,
     requests: AtomicU64,
     asked: Mutex<HashMap<u64, PendingServerRequest>>,
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<WeakNotifier>>>,
-    /// Told to each child that is followed from now on.
+    /// Sent to each child that the session follows from now on.
     greeting: Mutex<Option<Bytes>>,
     log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
@@ -101,16 +101,16 @@ pub struct McpSession {
     pub(super) session_proxies: Mutex<HashSet<InstanceId>>,
 }
 
-/// What a child asked and the client has not answered.
+/// A request of a child that the client has not answered yet.
 struct PendingServerRequest {
     responder: Responder,
     pending_input: PendingInput,
-    /// The child's own, for progress with the answer.
+    /// The child's own progress token.
     token: Option<RawJson>,
 }
 
 impl PendingServerRequest {
-    /// Whether the call for which it was asked waits for another answer, too.
+    /// Whether its call waits for another answer, too.
     fn is_one_of_several(&self, others: &HashMap<u64, Self>) -> bool {
         others
             .values()
@@ -140,8 +140,8 @@ impl McpSessions {
         session
     }
 
-    /// The session of another replica's that came with a request of its client's. Its questions
-    /// have numbers that the home and other replicas do not give.
+    /// The session of another replica, which was forwarded with a client's request. Its server requests have
+    /// numbers that differ from those of the home replica and of all others.
     pub fn remote_session(
         &self,
         principal: &Principal,
@@ -183,7 +183,7 @@ impl McpSessions {
         self.owners.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The session, if it is this principal's and for this server. There is no hint of others'.
+    /// The session, if it belongs to this principal and this server. Other sessions are as if unknown.
     pub fn find(
         &self,
         id: &SessionId,
@@ -198,7 +198,7 @@ impl McpSessions {
         })
     }
 
-    /// Tells the clients of a server that it offers something else than before.
+    /// Notifies the clients of a server that its offer has changed.
     pub fn announce(&self, news: &News) {
         let line = notification(news.method, None);
         let all: Vec<_> = self.all.lock().values().cloned().collect();
@@ -208,8 +208,8 @@ impl McpSessions {
         }
     }
 
-    /// Ends the sessions with servers that are there for others now: their clients begin anew, if
-    /// they still may. What the endpoint of all servers shows goes by the config of the moment.
+    /// Ends the sessions with servers whose access list has changed: their clients may initialize again, if
+    /// they still have access. The endpoint of all servers always uses the current config.
     pub fn end_where_changed(&self, before: &Servers, now: &Servers) {
         let changed = |server: &ServerName| {
             let allow = |servers: &Servers| servers.get(server).map(|spec| spec.allow.clone());
@@ -254,7 +254,7 @@ impl McpSession {
         }
     }
 
-    /// What another replica needs to go on with it.
+    /// The state that another replica needs for the session.
     pub fn to_remote_session(&self) -> RemoteSession {
         let greeting = self.greeting.lock().clone();
         let greeting = greeting.and_then(|line| Some(str::from_utf8(&line).ok()?.into()));
@@ -277,7 +277,7 @@ impl McpSession {
         }
     }
 
-    /// Notes a request, so that its client can cancel it by its id.
+    /// Registers a request, so that its client can cancel it by its id.
     pub fn begin_request(self: &Arc<Self>, id: &RawJson) -> InFlight {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let cancellation = Cancellation::default();
@@ -290,7 +290,7 @@ impl McpSession {
         }
     }
 
-    /// The client cancels one of its own requests with this line.
+    /// Cancels a request of the client, which sent this line.
     pub fn cancel(&self, line: &Bytes, id: &RawJson) {
         let in_flight: Vec<_> = self.in_flight.lock().values().cloned().collect();
         for (_, cancellation) in in_flight.iter().filter(|(known, _)| known == id) {
@@ -298,9 +298,9 @@ impl McpSession {
         }
     }
 
-    /// Keeps the way back to a child that asked, under a number of ours, which stands for the
-    /// child's progress token, too: several children may use the same. `None`, and the child is
-    /// declined, where too much waits for this client already.
+    /// Stores the responder of a child's request under a new number, which also replaces the child's
+    /// progress token, because several children may use the same one. `None` if too many requests wait for
+    /// this client; the child's request must then be declined.
     pub fn ask(
         &self,
         responder: Responder,
@@ -322,7 +322,7 @@ impl McpSession {
         Some(number)
     }
 
-    /// Passes the progress of a client's answer on to the child that asked; `false` if none did.
+    /// Passes the progress of a client's answer to the child that sent the request; `false` if none did.
     pub fn progress(&self, line: &Bytes, token: &RawJson) -> bool {
         let asked = self.asked.lock();
         let found = number(token.as_str()).and_then(|number| asked.get(&number));
@@ -334,8 +334,8 @@ impl McpSession {
         .is_some()
     }
 
-    /// The child no longer wants the answer to what it asked with this id: the line that says so,
-    /// with our number for it; `None` where nothing of it is open.
+    /// The child cancels its request with this id: the client's line, with the bridge's number for the
+    /// request; `None` if no such request is open.
     pub fn withdrawn(&self, said: &Said, notifier: &WeakNotifier) -> Option<Bytes> {
         let id = said.param(&["requestId"])?;
         let mut asked = self.asked.lock();
@@ -350,7 +350,7 @@ impl McpSession {
         Some(splice(&said.line, &[(&id, number.to_string().as_bytes())]))
     }
 
-    /// Passes a client's answer on to the child that asked, once its call may go on; `false` if
+    /// Passes a client's response to the child that sent the request, once its call may continue; `false` if
     /// none did.
     pub fn answer(&self, line: &Bytes, id: &RawJson) -> bool {
         let mut open = self.asked.lock();
@@ -360,7 +360,7 @@ impl McpSession {
         let waits = asked.is_one_of_several(&open);
         drop(open);
         if waits {
-            // The call still waits for its caller; the child may need this answer to ask no more.
+            // The call still waits for its caller; the child may need this answer before its next request.
             asked.responder.relay(line, id);
             return true;
         }
@@ -373,32 +373,32 @@ impl McpSession {
         true
     }
 
-    /// The least log messages that the client wants.
+    /// The minimum level of log messages for the client.
     pub fn log_level(&self) -> Box<str> {
         self.log_level.lock().clone()
     }
 
-    /// The client wants log messages from this level on.
+    /// Sets the minimum level of log messages for the client.
     pub fn set_log_level(&self, level: &str) {
         *self.log_level.lock() = level.into();
     }
 
-    /// Passes a client's notification on to its children, but not to a shared child, which would
-    /// apply it to all its callers.
+    /// Passes a client's notification to the session's children, except shared ones, which would apply it to all
+    /// their callers.
     pub fn tell(&self, line: &Bytes) {
         for notifier in self.followed.lock().values().flatten() {
             notifier.tell(line);
         }
     }
 
-    /// Tells this to the session's children, those to come included; the last such line counts.
+    /// Sends a line to the session's children, including future ones; each line replaces the one before it.
     pub fn tell_always(&self, line: &Bytes) {
         *self.greeting.lock() = Some(line.clone());
         self.tell(line);
     }
 
-    /// Passes on the child's messages that belong to no request, until it or the session ends; from
-    /// now on the child gets the client's notifications. `shown` has the names of its resources.
+    /// Forwards the child's messages that belong to no request, until the child or the session ends; from
+    /// now on the child gets the client's notifications. `shown` maps the URIs of its resources.
     pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode, shown: Option<Shown>) {
         let mut followed = self.followed.lock();
         followed.retain(|_, notifier| notifier.as_ref().is_none_or(WeakNotifier::is_open));
@@ -432,7 +432,7 @@ impl McpSession {
         }));
     }
 
-    /// A child's message as the client gets it.
+    /// A child's message for the client.
     fn told(&self, said: &Said, notifier: &WeakNotifier, shown: Option<&Shown>) -> Option<Bytes> {
         match (&*said.method, shown) {
             (method::CANCELLED, _) => self.withdrawn(said, notifier),
@@ -442,11 +442,11 @@ impl McpSession {
     }
 }
 
-/// A request under way. Dropping it forgets its id.
+/// A request in progress. Dropping it unregisters its id.
 pub struct InFlight {
     session: Arc<McpSession>,
     number: u64,
-    /// Set when the client cancels it.
+    /// Triggered when the client cancels the request.
     pub cancellation: Cancellation,
 }
 
@@ -456,19 +456,19 @@ impl Drop for InFlight {
     }
 }
 
-// What belongs to none of a client's requests, for the GET stream of its session.
+// Messages that belong to no request of the client, for the GET stream of its session.
 //
-// A session may have several such streams at once: a client that lost one without a word opens
-// another. The protocol wants each message on one of them only: the newest gets them, and the ones
-// before it wait for its end.
+// A session may have several such streams at once: a client that lost one without a notice opens
+// another. The protocol requires each message on only one of them: the newest gets all messages, and the
+// earlier ones wait for its end.
 
-/// Events that a stream can be resumed from.
+/// Maximum number of stored events, from which a stream can be resumed.
 const KEPT_EVENTS: usize = 256;
 
-/// Bytes of these.
+/// Maximum number of bytes of stored events.
 const KEPT_EVENT_BYTES: usize = 4 * 1024 * 1024;
 
-/// The messages, kept for a while so that a stream can be resumed.
+/// The messages, stored for a while so that a stream can be resumed.
 #[derive(Default)]
 pub struct Outbox {
     events: Mutex<Events>,
@@ -480,20 +480,20 @@ struct Events {
     kept: VecDeque<(u64, Bytes)>,
     bytes: usize,
     last: u64,
-    /// The last one that a stream got.
+    /// The last event that was sent to a stream.
     sent: u64,
-    /// Open streams; the last one gets what comes.
+    /// Open streams; the last one gets new events.
     streams: Vec<u64>,
     opened: u64,
 }
 
-/// One stream. Dropped, the one before it gets what comes.
+/// One stream. When it is dropped, the stream before it gets new events.
 struct Open {
     outbox: Arc<Outbox>,
     number: u64,
-    /// The last event that it need not send.
+    /// The last event that it must not send again.
     seen: u64,
-    /// Another one was opened since.
+    /// A newer stream is open.
     waits: bool,
 }
 
@@ -510,7 +510,7 @@ impl Drop for Open {
 }
 
 impl Open {
-    /// The next event, if it is this stream's to send.
+    /// The next event, if this stream is the one that sends it.
     fn next(&mut self) -> Option<Bytes> {
         let mut events = self.outbox.events.lock();
         if events.streams.last() != Some(&self.number) {
@@ -531,7 +531,7 @@ impl Open {
         let outbox = self.outbox.clone();
         loop {
             let mut more = std::pin::pin!(outbox.more.notified());
-            // Listening begins before looking, or an event in between could be missed.
+            // Registered before the check, or an event in between could be missed.
             more.as_mut().enable();
             while let Some(event) = self.next() {
                 if reader.send(event).await.is_err() {
@@ -570,8 +570,8 @@ impl Outbox {
         self.more.notify_waiters();
     }
 
-    /// Opens a stream that goes on after an event, or, without one, begins with what comes next.
-    /// The future sends until the reader is gone.
+    /// Opens a stream that continues after an event, or, without one, starts with the next event.
+    /// The future sends until the reader is closed.
     pub fn open(
         self: &Arc<Self>,
         after: Option<u64>,
@@ -593,16 +593,16 @@ impl Outbox {
     }
 }
 
-// Server-sent events, as MCP uses them.
+// Server-sent events in MCP.
 
-/// A stream that is silent for this long gets a comment: proxies and clients close silent ones.
+/// A stream that is silent for this time sends a comment: proxies and clients close silent streams.
 pub const PING_EVERY: Duration = Duration::from_secs(15);
 
 /// A comment, which clients must ignore.
 pub const PING: Bytes = Bytes::from_static(b": ping\n\n");
 
-/// The messages of a response that is a stream of events, as another replica sends them, until it ends or cannot be
-/// followed further. `limit` in bytes bounds one event.
+/// The messages of another replica's event stream, until it ends or is invalid. `limit` is the maximum number of
+/// bytes of one event.
 pub fn messages(response: Response, limit: usize) -> BoxStream<'static, Bytes> {
     let body = response.into_body().into_data_stream();
     let parser = Parser::new(limit, Cursor::default());
@@ -624,7 +624,7 @@ pub fn messages(response: Response, limit: usize) -> BoxStream<'static, Bytes> {
     stream::unfold((body, parser), next).boxed()
 }
 
-/// A response whose body is what comes through the channel.
+/// A response whose body is received from the channel.
 pub fn response(mut events: mpsc::Receiver<Bytes>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
