@@ -1,5 +1,5 @@
-//! Which of a request's headers servers may get: never our own key, and of what names the user only
-//! what was believed.
+//! The request headers that servers may get: never an API key of the bridge, and of the headers that identify
+//! the user only trusted ones.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -14,8 +14,8 @@ use super::{Identity, Refusal, SESSION_HEADER, token};
 use crate::config::ServerSpec;
 
 impl Identity {
-    /// The headers of an authenticated request that its server gets; `None` where the server's
-    /// config forwards nothing.
+    /// The headers of an authenticated request for its server; `None` if the server's config forwards no
+    /// headers.
     pub fn forwarded(
         &self,
         spec: &ServerSpec,
@@ -24,7 +24,7 @@ impl Identity {
     ) -> Option<HeaderMap> {
         let forwarding = spec.forwarding.as_ref()?;
         let chosen = forwarding.choose(headers).into_iter();
-        // What another replica sent on was looked through there, where the caller's proofs were.
+        // Another replica has checked the headers of requests that it forwarded: only it had the caller's credentials.
         let looked_at = caller.forward_reason().is_some();
         let may = |name: &HeaderName| looked_at || self.may_leave(name, headers, caller.address);
         let mut forwarded: HeaderMap = HeaderMap::new();
@@ -34,8 +34,8 @@ impl Identity {
         Some(forwarded)
     }
 
-    /// The headers of an authenticated request that any of these servers gets, for the replica that
-    /// asks one of them.
+    /// The headers of an authenticated request for any of these servers, for the replica that sends the
+    /// request to one of them.
     pub fn forwarded_to_any<'a>(
         &self,
         specs: impl Iterator<Item = &'a Arc<ServerSpec>>,
@@ -68,11 +68,11 @@ impl Identity {
             return !session;
         }
         if *name == AUTHORIZATION {
-            // The user's own token for Open WebUI is for the bridge alone.
+            // The user's own token for Open WebUI is only for the bridge.
             return !proven && !token::authorization_is_ours(&self.keys, headers);
         }
         if *name == names.user_jwt {
-            // A token was verified before this.
+            // A token has been verified before.
             return self.tokens.is_some();
         }
         let trusted = || self.is_trusted(headers, peer);
@@ -97,20 +97,20 @@ impl Identity {
     }
 }
 
-// Reading identity headers without losing or adding a byte.
+// Reads identity headers without a change to their bytes.
 
-/// Ids are kept and hashed; real ones are much shorter.
+/// Maximum length of a value. Ids are stored and hashed; real ones are much shorter.
 const LONGEST: usize = 1024;
 
-/// A user may be in many groups.
+/// Maximum length of a list: a user may be in many groups.
 const LONGEST_LIST: usize = 16 * 1024;
 
-/// In front of a value that is no UTF-8, which is then kept percent-encoded. No header value
-/// can hold DEL, so no other value looks like that.
+/// The prefix of a value that is not UTF-8, which is stored percent-encoded. Header values cannot
+/// contain DEL, so the prefix is unambiguous.
 const NOT_UTF8: char = '\u{7f}';
 
-/// The value of a header that was sent at most once, without the white space around it. Empty is
-/// absent: Open WebUI sends empty headers for what it does not know.
+/// The value of a header that was sent at most once, without the white space around it. An empty value counts
+/// as absent: Open WebUI sends empty headers for unknown values.
 pub(super) fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<str>>, Refusal> {
     let bytes = bytes(headers, name);
     if bytes.len() > LONGEST {
@@ -123,9 +123,9 @@ pub(super) fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<
     })
 }
 
-/// The names in a header that was sent at most once: between commas, each percent-encoded where it
-/// has to be, as Open WebUI's `{{USER_GROUPS}}` has them; or a JSON list, in which a name may have
-/// a comma.
+/// The names in a header that was sent at most once: separated by commas, each percent-encoded if
+/// necessary, as in Open WebUI's `{{USER_GROUPS}}`; or a JSON list, in which a name may contain a
+/// comma.
 pub(super) fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<Box<str>>, Refusal> {
     let bytes = bytes(headers, name);
     let bad = |why| bad(name, why);
@@ -154,7 +154,7 @@ fn bad(header: &HeaderName, why: &'static str) -> Refusal {
     Refusal::BadHeader { header, why }
 }
 
-/// Refuses a request that carries one of `names` twice, even with equal values.
+/// Refuses a request that contains one of `names` twice, even with equal values.
 pub(super) fn refuse_duplicates(headers: &HeaderMap, names: &[HeaderName]) -> Result<(), Refusal> {
     if headers.keys_len() == headers.len() {
         return Ok(());
@@ -164,7 +164,7 @@ pub(super) fn refuse_duplicates(headers: &HeaderMap, names: &[HeaderName]) -> Re
     header.map_or(Ok(()), |header| Err(Refusal::DuplicateHeader { header }))
 }
 
-/// Undoes Open WebUI's percent-encoding of names; what does not decode stays as it is.
+/// Decodes Open WebUI's percent-encoding of names; a text that cannot be decoded stays unchanged.
 pub(super) fn percent_decoded(text: &str) -> Box<str> {
     let decoded = percent_decode_str(text).decode_utf8();
     decoded.map_or_else(|_| text.into(), Into::into)

@@ -1,8 +1,8 @@
-//! Identifies callers. Every endpoint asks here first, so that all endpoints trust the same things.
+//! Identifies callers. Every endpoint authenticates its requests here, so that all have the same trust rules.
 //!
-//! One principal per request: the user of a verified token (Open WebUI's signed header, or the
-//! user's own, which Open WebUI is asked about), else of plain headers from a trusted caller, else
-//! the key, else anonymous. Plain headers of an untrusted caller are ignored.
+//! One principal per request, from the first of these that is there: a verified token (Open WebUI's signed
+//! header, or the user's own token, which Open WebUI verifies), plain headers from a trusted caller, the
+//! key, anonymous. Plain headers of an untrusted caller are ignored.
 
 mod forwarding;
 mod origins;
@@ -35,17 +35,17 @@ use token::TokenReader;
 
 pub use origins::Origins;
 
-/// `X-MCPO-Session`: the session id of callers who send no chat.
+/// `X-MCPO-Session`: the session id of callers that send no chat.
 pub static SESSION_HEADER: HeaderName = HeaderName::from_static("x-mcpo-session");
 
-/// What a missing key means once users are named without one.
+/// The warning for trusted user headers without an API key.
 const BY_ADDRESS: &str = "user headers are trusted by their sender's address because there is no \
                           API key: every program on a trusted machine, including server processes \
                           and requests of a proxy that adds no headers (plain proxy_pass of \
                           nginx, ssh -R, socat), can impersonate every user; set MCPO_API_KEY, or \
                           MCPO_JWT_SECRET to verify users";
 
-/// Resolves callers by what the settings say. Made once.
+/// Identifies callers according to the settings.
 pub struct Identity {
     keys: KeyRing,
     strict: bool,
@@ -54,12 +54,12 @@ pub struct Identity {
     openwebui: Option<Arc<OpenWebUi>>,
     trusted_proxies: Vec<IpNet>,
     proxy_headers: ProxyHeaders,
-    /// Origins of pages that may call.
+    /// Origins of pages that may send requests.
     pub origins: Origins,
     names: IdentityHeaders,
-    /// Two of one of these and the request is refused.
+    /// Headers that a request may contain only once.
     single: Vec<HeaderName>,
-    /// A user was believed for where the request came from.
+    /// Whether user headers have been trusted because of the address of their sender.
     believed_address: AtomicBool,
 }
 
@@ -95,28 +95,28 @@ impl Identity {
         }
     }
 
-    /// What deserves a look in how callers are known by now.
+    /// A warning if user headers have been trusted without a key.
     pub fn warning(&self) -> Option<&'static str> {
         let believed = self.believed_address.load(Ordering::Relaxed);
         believed.then_some(BY_ADDRESS)
     }
 
-    /// For every route that acts, or returns a user's data: where keys are set, one of them
-    /// is needed.
+    /// For every route that changes something, or returns a user's data: if keys are configured, the request
+    /// needs one.
     pub async fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Caller, Refusal> {
         let key = self.key(headers)?;
         let session = self.session(headers).await?;
         self.resolve(key, session, headers, peer)
     }
 
-    /// The name of the key that was sent, where keys are set.
+    /// The name of the request's key; `None` if no keys are configured.
     fn key(&self, headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         refuse_duplicates(headers, &self.single)?;
         token::key(&self.keys, &self.names.key, headers)
     }
 
-    /// For documents (`openapi.json`, docs pages): open to all unless strict, `OPTIONS` always.
-    /// Where it is open, an answer must not depend on the caller, who is anonymous.
+    /// For documents (`openapi.json`, docs pages): public unless strict, `OPTIONS` always. If they are public,
+    /// the caller is anonymous, and the answer must not depend on the caller.
     pub async fn authenticate_document(
         &self,
         method: &Method,
@@ -131,8 +131,8 @@ impl Identity {
         Ok(Caller::nobody(peer))
     }
 
-    /// For a document that is not for all: the caller as far as the request names one, else anonymous. Open
-    /// WebUI names none when it fetches one for a connection with the user's token.
+    /// For a document that is not public: the caller that the request identifies, else anonymous. Open WebUI
+    /// does not identify the user when it fetches a document for a connection with the user's token.
     pub fn reader(&self, headers: &HeaderMap, peer: IpAddr) -> Caller {
         let key = self.key(headers);
         let known = key.and_then(|key| self.resolve(key, None, headers, peer));
@@ -142,17 +142,17 @@ impl Identity {
         })
     }
 
-    /// Whether plain identity headers of this request are believed: it carries a valid key, or
-    /// its TCP peer is in the trusted list and nothing shows that it began with somebody else.
+    /// Whether plain identity headers of this request are trusted: it has a valid key, or its TCP peer is
+    /// in the trusted list and no header shows another sender.
     fn is_trusted(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
         let key = token::key(&self.keys, &self.names.key, headers);
         matches!(key, Ok(Some(_))) || self.is_near(headers, peer)
     }
 
-    /// Whether the peer's address identifies the caller: it is in the trusted list, no proxy passed the
-    /// request on, and no page of an origin that was not named had a browser send it.
+    /// Whether the peer's address identifies the caller: it is in the trusted list, no proxy forwarded the
+    /// request, and no page of an origin that is not allowed made a browser send it.
     fn is_near(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
-        // A dual-stack socket shows 127.0.0.1 as ::ffff:127.0.0.1.
+        // A dual-stack socket reports 127.0.0.1 as ::ffff:127.0.0.1.
         let peer = peer.to_canonical();
         let listed = self.trusted_proxies.iter().any(|net| net.contains(&peer));
         listed && self.is_direct(headers)
@@ -162,13 +162,13 @@ impl Identity {
         !self.proxy_headers.are_in(headers) && self.origins.vouch(headers)
     }
 
-    /// Whether the caller may see the bridge's own state: with a key, or on this machine.
+    /// Whether the caller may see the bridge's own state: with a key, or from this machine.
     pub fn is_operator(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
         let keyed = matches!(self.key(headers), Ok(Some(_)));
         keyed || (peer.to_canonical().is_loopback() && self.is_direct(headers))
     }
 
-    /// The user of a token in `Authorization`. A required key was checked before this.
+    /// The user of a token in `Authorization`. A required key must have been checked before.
     async fn session(&self, headers: &HeaderMap) -> Result<Option<(UserToken, User)>, Refusal> {
         let Some(openwebui) = &self.openwebui else {
             return Ok(None);
@@ -176,7 +176,7 @@ impl Identity {
         let Some(token) = token::user_token(&self.keys, headers) else {
             return Ok(None);
         };
-        // Boxed: it is large, and asked of few callers.
+        // Boxed, because it is large and rarely used.
         let user = Box::pin(openwebui.user_of(&token)).await;
         let user = user.inspect_err(|failure| {
             tracing::warn!(%failure, "user token could not be verified");
@@ -219,7 +219,7 @@ impl Identity {
             }
             None => None,
         };
-        // A proven user may name a chat: it only selects among the user's own chats.
+        // A verified user may name a chat: it only selects among the user's own chats.
         let (chat, message) = if may_name_chat {
             let chat = text(headers, &self.names.chat_id)?;
             (chat, text(headers, &self.names.message_id)?)
@@ -228,7 +228,7 @@ impl Identity {
         };
         let (principal, user) = match (said, key) {
             (Some((id, mut user)), _) => {
-                // No token names groups: they are trusted from callers with the key.
+                // No token contains groups: they are trusted from callers with the key.
                 if trusted {
                     user.groups = list(headers, &self.names.user_groups)?;
                 }
@@ -250,7 +250,7 @@ impl Identity {
         })
     }
 
-    /// Said once in the log, and in `/health`.
+    /// Logs the warning once, and adds it to `/health`.
     fn note_believed_address(&self) {
         let noted = &self.believed_address;
         if !noted.load(Ordering::Relaxed) && !noted.swap(true, Ordering::Relaxed) {
@@ -273,9 +273,9 @@ impl Identity {
     }
 }
 
-// Why a request is turned away before anything else is looked at.
+// Why a request is refused before any other check.
 
-/// The request's own fault; the text may be sent to the caller.
+/// An error of the request itself; the text may be sent to the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// 401 with `WWW-Authenticate: Bearer`.
@@ -284,60 +284,60 @@ pub enum Refusal {
     /// 403.
     #[error("Invalid API key")]
     InvalidKey,
-    /// 401. Deliberately without the reason: it would help a forger.
+    /// 401. The reason is not included, because it would help an attacker who forges tokens.
     #[error("Invalid user token in {header}")]
     InvalidToken {
-        /// The header that carried it.
+        /// The header with the token.
         header: String,
     },
-    /// 401: Open WebUI was asked.
+    /// 401: Open WebUI rejected the token.
     #[error(
         "Open WebUI rejected the user token in Authorization: sign in again, or set the \
          connection's auth type to bearer"
     )]
     InvalidSession,
-    /// 401: two proofs of two users.
+    /// 401: two tokens of different users.
     #[error("Authorization and {header} carry tokens of different users")]
     TwoUsers {
-        /// The header that carried the other.
+        /// The header with the other token.
         header: String,
     },
-    /// 502 or 503: Open WebUI could not tell the token's user.
+    /// 502 or 503: Open WebUI could not identify the token's user.
     #[error("The user token could not be verified: {0} (MCPO_OPENWEBUI_URL)")]
     Unverified(Failure),
-    /// 400: two values, and no way to tell which one a proxy in front looked at.
+    /// 400: two values, and a proxy in front may have used the other one.
     #[error("The header {header} was sent more than once")]
     DuplicateHeader {
-        /// Its name.
+        /// The header's name.
         header: String,
     },
-    /// 400: too long, or with characters that have no place in it.
+    /// 400: too long, or with invalid characters.
     #[error("Invalid value of {header}: {why}")]
     BadHeader {
-        /// Its name.
+        /// The header's name.
         header: String,
-        /// What is wrong with the value, without the value.
+        /// The problem, without the value.
         why: &'static str,
     },
 }
 
-/// Why a caller gets nothing of a server, whose name comes first.
+/// Why a caller cannot use a server. The first field is the server's name.
 #[derive(Debug, thiserror::Error)]
 pub enum NoServer {
-    /// There is none of this name, or not for this caller.
+    /// No such server, or this caller may not see it.
     #[error("Not Found: no server '{0}'")]
     Unknown(String),
-    /// The caller has a key or a trusted address, but names no user.
+    /// The caller has a key or a trusted address, but the request identifies no user.
     #[error(
         "server '{0}' is restricted to certain users, but this request has no trusted user: set \
          ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI, or add the key's name to allow.keys \
          of the server"
     )]
     UserNeeded(String),
-    /// It is being asked what it offers.
+    /// The server is starting, and its offer is being read.
     #[error("server '{0}' is starting; try again in a moment")]
     Starting(String),
-    /// It cannot be started; that is tried again in the background.
+    /// The server could not be started; the start is retried in the background.
     #[error("server '{0}' is unavailable: {1}")]
     Failed(String, String),
 }
@@ -353,7 +353,7 @@ impl CallerError for NoServer {
     }
 }
 
-/// The server of this name, if the caller may use it, and not only read what it offers.
+/// The server of this name, if the caller may use it. Read access to its offer is not enough.
 pub fn usable(directory: &Directory, name: &str, caller: &Caller) -> Result<ServerName, NoServer> {
     match directory.server_for(name, caller) {
         Some((name, ServerAccess::Use)) => Ok(name),

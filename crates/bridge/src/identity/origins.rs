@@ -1,17 +1,17 @@
-//! Origins of pages that may call the bridge, and which of them are its own.
+//! Origins of pages that may send requests to the bridge, including the bridge's own.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header::ORIGIN};
 use url::Url;
 
 use crate::config::Listen;
 
-/// Browsers say in it how the page's origin relates to the bridge's.
+/// Browsers send the relation between the page's origin and the bridge's in this header.
 static FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The settings for the `Origin` header.
 #[derive(Debug)]
 pub struct Origins {
-    /// The bridge's own, and those in `MCPO_CORS_ALLOW_ORIGINS`.
+    /// The bridge's own origins, and those in `MCPO_CORS_ALLOW_ORIGINS`.
     named: Vec<String>,
     /// `MCPO_CORS_ALLOW_ORIGINS=*`.
     any: bool,
@@ -20,7 +20,7 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// To be made once the port is known.
+    /// Must be called after the port is known.
     pub fn new(listen: &Listen) -> Self {
         let mut named = listen.cors_allow_origins.clone();
         named.extend(listen.own_origins());
@@ -31,20 +31,20 @@ impl Origins {
         }
     }
 
-    /// Whether a page of this origin may call at all.
+    /// Whether a page of this origin may send requests at all.
     pub fn admits(&self, origin: &HeaderValue) -> bool {
         let is_web = || tuple(origin).is_some();
         self.any || self.names(origin) || (self.any_host && is_web())
     }
 
-    /// Whether the request can be by somebody who is known by his address: no page of an origin that
-    /// was not named had a browser on that machine send it.
+    /// Whether the sender may be identified by its address: no page of an origin that is not allowed made a
+    /// browser on that machine send the request.
     pub(super) fn vouch(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(ORIGIN).iter().peekable();
         if origins.peek().is_some() {
             return origins.all(|origin| self.names(origin));
         }
-        // Without a body to send, browsers may leave the origin out.
+        // Browsers may omit the origin for requests without a body.
         let mut sites = headers.get_all(&FETCH_SITE).iter();
         sites.all(|site| site == "same-origin" || site == "none")
     }
@@ -55,7 +55,8 @@ impl Origins {
     }
 }
 
-/// Of the web, and spelled as browsers do: no `null`, no other scheme, no path, no user.
+/// The origin as a string, if it is a web origin in the form that browsers send: no `null`, no other scheme, no
+/// path, no user.
 fn tuple(origin: &HeaderValue) -> Option<String> {
     let sent = origin.to_str().ok()?;
     let url = Url::parse(sent).ok()?;

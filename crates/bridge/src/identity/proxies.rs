@@ -1,36 +1,36 @@
-//! Whether a request passed a proxy: then the address of its TCP peer does not identify its sender.
+//! Detects requests that a proxy has forwarded: the address of their TCP peer does not identify their sender.
 //!
-//! No list of header names is ever complete, so words of a name count, wherever they stand in it. A
-//! client that comes directly has no reason to send any of these.
+//! A list of header names cannot be complete, so words within a name count, at any position. A client
+//! without a proxy has no reason to send any of these.
 
 use std::collections::HashSet;
 
 use axum::http::{HeaderMap, header::HeaderName};
 
-/// Words that stand for forwarding, or for what the request was before it: `Via`,
-/// `X-Original-Url`, `X-Proxy-User`, `X-Remote-User`, `X-Request-Start`.
+/// Words for forwarding, or for the original request: `Via`, `X-Original-Url`, `X-Proxy-User`,
+/// `X-Remote-User`, `X-Request-Start`.
 const FORWARDING: &str = "\
     real|connecting|via|proxy|proxied|original|remote|gateway|ingress|edge|cdn|surrogate|\
     scheme|loop|queue|waf";
 
-/// Products and services that run as proxies.
+/// Products and services that act as proxies.
 const PRODUCTS: &str = "\
     akamai|ali|amz|amzn|apisix|appengine|appgw|apigw|arr|authelia|authentik|azure|caddy|\
     cf|cloud|cloudflare|cloudfront|envoy|fastly|fd|fly|google|goog|haproxy|heroku|incap|\
     istio|kong|linkerd|l5d|netlify|nf|nginx|ngrok|pomerium|railway|render|squid|sucuri|\
     tailscale|traefik|tyk|varnish|vercel";
 
-/// How a word ends that names an address: `ip` alone, or after one of [`OWNERS`].
+/// Words for an address, as suffixes: `ip` alone, or after one of [`OWNERS`].
 const ADDRESSES: [&str; 4] = ["addr", "address", "ipv4", "ipv6"];
 const OWNERS: &str = "\
     client|real|remote|true|user|source|src|origin|connecting|socket|peer|host";
 
-/// Names that have none of these words.
+/// Header names of proxies without any of these words.
 const WHOLE: &str = "\
     early-data|front-end-https|client-cert|client-cert-chain|x-client-cert|x-host|\
     x-request-start";
 
-/// Knows the headers that proxies add.
+/// Detects the headers that proxies add.
 pub(super) struct ProxyHeaders {
     names: HashSet<&'static str>,
     words: HashSet<&'static str>,
@@ -45,7 +45,7 @@ impl ProxyHeaders {
         }
     }
 
-    /// Whether any header shows that a proxy passed the request on.
+    /// Whether any header shows that a proxy forwarded the request.
     pub(super) fn are_in(&self, headers: &HeaderMap) -> bool {
         headers.keys().any(|name| self.has(name))
     }

@@ -32,7 +32,7 @@ fn headers(lines: &[&str]) -> HeaderMap {
     map
 }
 
-/// Nobody is asked, so nothing is waited for.
+/// The result of a future that does not wait, since no request to Open WebUI is made.
 fn now<T>(done: impl Future<Output = T>) -> T {
     done.now_or_never().expect("no wait")
 }
@@ -70,7 +70,7 @@ mod keys {
     #[test]
     fn every_place_for_a_key_opens() {
         let identity = identity(&["--api-key=alice:k1,bob:pass:word"]);
-        // "x:pass:word": the user name of Basic is anybody's, the password may hold colons.
+        // "x:pass:word": the user name of Basic is arbitrary, the password may contain colons.
         for (line, name) in [
             ("Authorization: Bearer k1", "alice"),
             ("Authorization: bearer  k1", "alice"),
@@ -328,7 +328,7 @@ mod plain_headers {
         };
         let evil = "temporary:../../../../tmp/evil é";
         assert_eq!(&*chat(evil.as_bytes()), evil);
-        // Bytes that are no UTF-8 stay apart from each other and from every text.
+        // Bytes that are not UTF-8 differ from each other and from every text.
         let (one, two) = (chat(b"a\xff"), chat(b"a\xfe"));
         assert_ne!(one, two);
         assert_ne!(one, chat(&one.as_bytes()[1..]));

@@ -1,4 +1,4 @@
-//! Signed user tokens: what Open WebUI sends when it shares a secret with us.
+//! Signed user tokens, which Open WebUI sends if it shares a secret with the bridge.
 
 use std::borrow::Cow;
 
@@ -11,26 +11,26 @@ use serde::Deserialize;
 use super::Refusal;
 use crate::config::{KeyRing, Secret};
 
-/// No token lives longer, whatever its `exp` says: Open WebUI makes one for each request, which lives
-/// for five minutes unless its administrator set another time.
+/// Maximum lifetime of a token, independent of its `exp`: Open WebUI makes one for each request, with a lifetime
+/// of five minutes unless its administrator has set another.
 const LONGEST_LIFE_SECONDS: f64 = 24.0 * 3600.0;
 
-/// The issuer, where a token names one.
+/// The expected issuer, if a token has one.
 const ISSUER: &str = "open-webui";
 
-/// The audience that is us, where a token names one. Open WebUI's name none.
+/// The expected audience, if a token has one. Open WebUI's tokens have none.
 const AUDIENCE: &str = "mcpo-bridge";
 
-/// Clocks of two machines differ by some seconds.
+/// Tolerance for differences between the clocks of two machines, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
 
-/// No user's id is longer than this.
+/// Maximum length of a user's id.
 const LONGEST_ID: usize = 1024;
 
-/// Verifying costs time for every byte.
+/// Maximum length of a token: verification takes time for every byte.
 const LONGEST_TOKEN: usize = 16 * 1024;
 
-/// Verifies tokens with one secret: HS256 and nothing else.
+/// Verifies tokens with one secret; HS256 only.
 pub(super) struct TokenReader {
     key: DecodingKey,
     validation: Validation,
@@ -49,10 +49,10 @@ struct Claims {
 impl TokenReader {
     pub(super) fn new(secret: &Secret) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
-        // Without an end it would be good for ever.
+        // A token without an expiry would be valid for ever.
         validation.set_required_spec_claims(&["sub", "exp"]);
-        // Checked where they stand in a token: one for somebody else is not for us, even if it was
-        // made with the same secret.
+        // Checked only if the token has them: a token for another audience is invalid here, even if it was
+        // signed with the same secret.
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
         validation.leeway = LEEWAY_SECONDS;
@@ -63,7 +63,7 @@ impl TokenReader {
         }
     }
 
-    /// The user of the token in `header`; none where there is no token.
+    /// The user of the token in `header`; `None` without a token.
     pub(super) fn read(
         &self,
         headers: &HeaderMap,
@@ -92,21 +92,21 @@ impl TokenReader {
         let decoded = decode::<Claims>(token, &self.key, &self.validation).ok()?;
         let claims = decoded.claims;
         let id = &claims.sub;
-        // The same bounds as for plain headers, which can hold no control characters either.
+        // The same limits as for plain headers, which cannot contain control characters either.
         let good =
             !id.trim().is_empty() && id.len() <= LONGEST_ID && !id.contains(char::is_control);
         (good && is_plain(&decoded.header) && claims.is_of_today()).then_some(claims)
     }
 }
 
-/// A token for users, and without extensions that must be understood: we know none.
+/// A JWT without critical extensions: the bridge supports none.
 fn is_plain(header: &Header) -> bool {
     let typ = header.typ.as_deref();
     header.crit.is_none() && typ.is_none_or(|typ| typ.eq_ignore_ascii_case("JWT"))
 }
 
 impl Claims {
-    /// It was made in the last day, and ends within the next. That it has not ended yet was checked.
+    /// Whether it was issued within the last day, and expires within the next. The expiry itself was checked before.
     #[expect(clippy::cast_precision_loss, reason = "seconds of this age are exact")]
     fn is_of_today(&self) -> bool {
         let (now, leeway) = (get_current_timestamp() as f64, LEEWAY_SECONDS as f64);
@@ -116,10 +116,10 @@ impl Claims {
     }
 }
 
-// The three places where a request may carry an API key, and the user's token beside it.
+// The three places of an API key in a request, and the user's token.
 
-/// The name of the key that a request carries; `None` where no keys are set. Looks at `header` (`X-MCPO-Key`), and only
-/// without it at `Authorization`, which may then be for another service.
+/// The name of the request's key; `None` if no keys are configured. Reads `header` (`X-MCPO-Key`), and only
+/// without it `Authorization`, which may be for another service.
 pub(super) fn key<'k>(
     keys: &'k KeyRing,
     header: &HeaderName,
@@ -129,13 +129,13 @@ pub(super) fn key<'k>(
         return Ok(None);
     }
     let own = value(headers, header).map(Cow::Borrowed);
-    // Another scheme is no key; Bearer without one is none either.
+    // Another scheme is not a key, nor is Bearer without a token.
     let key = own.or_else(|| key_in(value(headers, &AUTHORIZATION)?));
     let found = keys.find(&key.ok_or(Refusal::MissingKey)?);
     found.ok_or(Refusal::InvalidKey).map(Some)
 }
 
-/// The user's token for Open WebUI: a bearer token that is no key of ours.
+/// The user's token for Open WebUI: a bearer token that is not an API key of the bridge.
 pub(super) fn user_token(keys: &KeyRing, headers: &HeaderMap) -> Option<UserToken> {
     let authorization = value(headers, &AUTHORIZATION)?;
     let (scheme, token) = authorization.split_at_checked(BEARER.len())?;
@@ -150,7 +150,7 @@ pub(super) fn user_token(keys: &KeyRing, headers: &HeaderMap) -> Option<UserToke
 
 const BEARER: &[u8] = b"bearer ";
 
-/// Hashing costs time for every byte.
+/// Maximum length of a bearer token: hashing takes time for every byte.
 const LONGEST_BEARER: usize = 16 * 1024;
 
 fn value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
@@ -158,7 +158,7 @@ fn value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
     value.filter(|value| !value.is_empty())
 }
 
-/// Whether `Authorization` carries one of our keys, whatever else the request carries.
+/// Whether `Authorization` contains an API key of the bridge, independent of the other headers.
 pub(super) fn authorization_is_ours(keys: &KeyRing, headers: &HeaderMap) -> bool {
     let key = value(headers, &AUTHORIZATION).and_then(key_in);
     key.is_some_and(|key| keys.find(&key).is_some())
