@@ -1,12 +1,12 @@
-//! Connections to other replicas, to the same port that clients use:
+//! Connections to other replicas, through the port that clients use:
 //!
 //! ```text
 //! GET / HTTP/1.1, Upgrade: mcpo-bridge-peer ──▶
 //!                                           ◀── 101 Switching Protocols
-//! TLS 1.3 handshake, in which both sides prove the peer key (see [`PeerKey`])
+//! TLS 1.3 handshake with mutual authentication by the peer key (see [`PeerKey`])
 //! HTTP/1.1 requests and answers, encrypted
 //! ```
-//! Where the other serves HTTPS, the first line is said within that.
+//! If the other replica serves HTTPS, the upgrade request is sent within HTTPS.
 
 use std::{
     collections::HashSet,
@@ -58,23 +58,23 @@ use tower::Service;
 use super::PeerKey;
 use crate::pinned::Pinned;
 
-/// What is asked for in place of HTTP.
+/// The protocol name in the `Upgrade` header.
 const NAME: &str = "mcpo-bridge-peer";
 
-/// In the same network a connection is there at once, or the other is gone.
+/// Connect timeout: in the same network a connection is established at once, or the other replica is gone.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
 
-/// Idle connections are given up so soon that a restarted replica meets none.
+/// Idle timeout, short enough that no idle connection remains when a replica has restarted.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
-/// Speaks to other replicas.
+/// An HTTP client for other replicas.
 pub(super) type PeerClient = Client<Connector, Body>;
 
-/// Marks a request that came through such a connection: its sender holds the peer key.
+/// An extension of requests from such a connection: their sender has the peer key.
 #[derive(Debug, Clone, Copy)]
 pub struct OverChannel;
 
-/// Whether a connection is to become one between replicas.
+/// Whether a request asks for an upgrade to a connection between replicas.
 pub fn is_asked_for<B>(request: &Request<B>) -> bool {
     request.method() == Method::GET
         && request
@@ -83,7 +83,7 @@ pub fn is_asked_for<B>(request: &Request<B>) -> bool {
             .is_some_and(|name| name == NAME)
 }
 
-/// The answer to that.
+/// The response to that request.
 pub fn switching() -> Response {
     let headers = [(CONNECTION, "upgrade"), (UPGRADE, NAME)];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
@@ -104,10 +104,10 @@ pub(super) fn client(key: &PeerKey, certificates: &Known) -> PeerClient {
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NoChannel {
-    /// Nothing answers there, or not in time.
+    /// No response from that address, or not in time.
     #[error("{0}")]
     Unreachable(String),
-    /// Something answers that is no bridge with our key.
+    /// The server at that address is not a replica with the same key.
     #[error("it cannot prove that it is a replica of this service: {0}")]
     Unproven(String),
 }
@@ -122,7 +122,7 @@ impl NoChannel {
     }
 }
 
-/// Makes connections whose other end has proven itself.
+/// Opens connections to authenticated replicas.
 #[derive(Clone)]
 pub struct Connector {
     proof: TlsConnector,
@@ -146,7 +146,7 @@ impl Connector {
         } else {
             upgrade(&to, stream).await?
         };
-        // Any name will do: the key alone identifies the other end.
+        // The name is arbitrary: only the key identifies the other side.
         let name = ServerName::try_from("peer").expect("it is a name");
         let proven = self.proof.connect(name, TokioIo::new(upgraded)).await;
         let proven = proven.map_err(|error| unproven(&error))?;
@@ -154,7 +154,7 @@ impl Connector {
     }
 }
 
-/// An end that hangs up within the handshake may just be ending.
+/// A side that closes the connection within the handshake may be stopping.
 fn unproven(error: &io::Error) -> NoChannel {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(error) => match error {
@@ -171,7 +171,7 @@ where
 {
     let shaken = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = shaken.map_err(NoChannel::unreachable)?;
-    // It ends with the upgrade, or with the sender.
+    // It ends with the upgrade, or when the sender is dropped.
     tokio::spawn(connection.with_upgrades());
     let host = to.authority().map_or("", |authority| authority.as_str());
     let asked = Request::get("/")
@@ -210,7 +210,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// A connection as hyper's client takes it.
+/// A connection for hyper's client.
 pub struct Channel(TokioIo<TlsStream<TokioIo<Upgraded>>>);
 
 impl Connection for Channel {
@@ -259,42 +259,42 @@ impl Write for Channel {
     }
 }
 
-// What goes with a forwarded request: its caller, and the replica that is to answer. It travels only
-// within a connection whose both ends have proven the peer key ([`super::channel`]).
+// The metadata of a forwarded request: its caller, and the replica for which it is. It is sent only
+// within a connection with mutual authentication by the peer key ([`super::channel`]).
 
-/// Carries the envelope. Outside of such a connection it is refused.
+/// The header with the envelope. Outside of such a connection it is refused.
 pub static PEER_HEADER: HeaderName = HeaderName::from_static("x-mcpo-peer");
 
-/// Servers bound their headers; only a client's declared capabilities can be long.
+/// Maximum length of an envelope. Servers limit their headers; only a client's declared capabilities can be long.
 const LONGEST: usize = 64 * 1024;
 
-/// A caller that another replica has authenticated, and the replica that is to answer.
+/// A caller that another replica has authenticated, and the replica for which the request is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Envelope {
-    /// The replica that it is for: no other takes it.
+    /// The replica for which the request is: others refuse it.
     pub to: InstanceId,
-    // Renaming a member on the wire would break updates of one replica after the other.
-    /// Why the request belongs there.
+    // Renaming a member on the wire would break rolling updates of replicas.
+    /// Why the request was forwarded to that replica.
     #[serde(rename = "hop")]
     pub reason: ForwardReason,
-    /// As the sending replica has authenticated it.
+    /// The caller, as authenticated by the sending replica.
     pub caller: Caller,
-    /// The protocol session that goes with it.
+    /// The protocol session of the request.
     #[serde(rename = "guest")]
     pub remote_session: Option<Arc<RemoteSession>>,
 }
 
-/// Why an envelope is not taken.
+/// Why an envelope is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EnvelopeError {
-    /// It is none.
+    /// It is not a valid envelope.
     Broken,
-    /// For a replica that is no longer here.
+    /// It is for a replica that no longer runs here.
     Misdirected,
 }
 
 impl Envelope {
-    /// As a header's value; `None` where it is too long for one.
+    /// The header value; `None` if it is too long.
     pub fn written(&self) -> Option<HeaderValue> {
         let text = BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).ok()?);
         let mut value = HeaderValue::try_from(text).ok()?;
@@ -302,7 +302,7 @@ impl Envelope {
         (value.len() <= LONGEST).then_some(value)
     }
 
-    /// The caller, by an envelope that came to `own`.
+    /// The caller of an envelope that was sent to `own`.
     pub fn read(value: &HeaderValue, own: InstanceId) -> Result<Caller, EnvelopeError> {
         let text = BASE64_URL_SAFE_NO_PAD.decode(value.as_bytes());
         let text = text.map_err(|_| EnvelopeError::Broken)?;
@@ -317,12 +317,12 @@ impl Envelope {
     }
 }
 
-// The body of a request that may go on: in memory, or on disk where it brings files.
+// The body of a request that may be forwarded: in memory, or on disk if it contains files.
 
-/// Read and sent at a time.
+/// Bytes per read and write.
 const CHUNK: usize = 128 * 1024;
 
-/// A whole body, which can be read more than once.
+/// A complete body, which can be read more than once.
 #[derive(Debug, Clone)]
 pub enum Payload {
     /// In memory.
@@ -332,7 +332,7 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// From its beginning.
+    /// The body, from its start.
     pub fn body(&self) -> io::Result<Body> {
         Ok(match self {
             Self::Whole(bytes) => Body::from(bytes.clone()),
@@ -344,18 +344,18 @@ impl Payload {
     }
 }
 
-// HTTPS between replicas: each says in its record by which certificate it is known, whatever names
-// stand in that.
+// HTTPS between replicas: the record of each contains its certificate's fingerprint; the names in the
+// certificate are ignored.
 
-/// Of a certificate: its SHA-256.
+/// The SHA-256 of a certificate.
 pub type Fingerprint = [u8; 32];
 
-/// By what a certificate is known.
+/// The fingerprint of a certificate.
 pub fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
     Sha256::digest(certificate).into()
 }
 
-/// What a record says of the way to its replica: `http://HOST:PORT`, or `https://HOST:PORT#` and the
+/// The origin of a replica for its record: `http://HOST:PORT`, or `https://HOST:PORT#` and the
 /// certificate's fingerprint.
 pub fn origin(address: &str, certificate: Option<Fingerprint>) -> String {
     match certificate {
@@ -364,12 +364,12 @@ pub fn origin(address: &str, certificate: Option<Fingerprint>) -> String {
     }
 }
 
-/// The certificates of replicas, as far as their records were read.
+/// The certificates in the records of replicas that have been read.
 #[derive(Debug, Clone, Default)]
 pub struct Known(Arc<Mutex<HashSet<String>>>);
 
 impl Known {
-    /// The way to a replica, whose certificate is trusted from now on.
+    /// The URL of a replica, whose certificate is trusted from now on.
     pub fn way<'a>(&self, origin: &'a str) -> &'a str {
         let Some((way, certificate)) = origin.split_once('#') else {
             return origin;
@@ -381,7 +381,7 @@ impl Known {
         way
     }
 
-    /// TLS that trusts them.
+    /// A TLS configuration that trusts them.
     fn pinned(&self) -> Pinned<impl Fn(&CertificateDer<'_>) -> bool + Send + Sync + 'static> {
         let known = self.clone();
         let knows = move |shown: &CertificateDer<'_>| {

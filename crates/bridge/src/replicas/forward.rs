@@ -1,4 +1,4 @@
-//! One request to another replica, and its answer as it comes.
+//! Forwards a request to another replica, and streams its answer.
 
 use std::{
     error::Error,
@@ -27,8 +27,8 @@ use super::{
 };
 use crate::{call::CallError, config::PeerAddress, telemetry::REQUEST_ID};
 
-/// What of a request's headers always goes on. Identity travels in the envelope, and secrets not at
-/// all, but where the config has a server get them.
+/// The request headers that are always forwarded. The caller's identity is in the envelope; secrets are
+/// forwarded only if the config passes them to a server.
 const PASSED: [HeaderName; 4] = [
     header::CONTENT_TYPE,
     header::ACCEPT,
@@ -36,7 +36,7 @@ const PASSED: [HeaderName; 4] = [
     REQUEST_ID,
 ];
 
-/// What of an answer's headers is the connection's, or is set here as well.
+/// The answer headers that belong to the connection, or are set here as well.
 const KEPT_BACK: [HeaderName; 6] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -46,14 +46,14 @@ const KEPT_BACK: [HeaderName; 6] = [
     REQUEST_ID,
 ];
 
-/// A request as it goes on.
+/// A request to forward.
 #[derive(Debug, Clone)]
 pub struct Forward {
     /// The method.
     pub method: Method,
-    /// Path and query, as they came.
+    /// Path and query, unchanged.
     pub target: String,
-    /// Of the request; the envelope and what must not go on is seen to here.
+    /// The headers of the request; the envelope is added, and internal headers are removed, when it is sent.
     pub headers: HeaderMap,
     /// The client's headers that a server may get.
     pub chosen: HeaderMap,
@@ -61,15 +61,15 @@ pub struct Forward {
     pub body: Payload,
 }
 
-/// How it went.
+/// The outcome of forwarding.
 pub(super) enum Sent {
-    /// The answer; its body is still coming.
+    /// The answer, with its body as a stream.
     Answered(Response),
-    /// It is not, or no longer, the one that the request belongs to; nothing was done.
+    /// That replica is not, or no longer, the right one for the request; it has done nothing.
     Again,
-    /// It does not answer; nothing was done.
+    /// That replica does not respond; it has done nothing.
     Unreachable(String),
-    /// It had the request and gave no answer: it may have done some of the work.
+    /// That replica received the request and gave no answer: it may have done a part of the work.
     Lost(String),
 }
 
@@ -94,9 +94,9 @@ impl Replicas {
         }
     }
 
-    /// Sends a harmless request without a caller first: a stopped process accepts connections and never
-    /// answers, and a connection that was kept may be one to a process that has ended. Then nothing
-    /// was lost. Whether the other holds the peer key is known by then, too.
+    /// Sends a harmless request without a caller first, so that a failure loses nothing: a paused process accepts
+    /// connections and never answers, and an idle connection may be to a process that has ended. This also
+    /// checks that the other replica has the peer key.
     async fn probe(&self, to: &Elsewhere, address: &str) -> Result<(), String> {
         let request = Forward {
             method: Method::GET,
@@ -109,7 +109,7 @@ impl Replicas {
         let asked = self.ask(to, address, &nobody, &request);
         match tokio::time::timeout(CONNECT, asked).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => {
-                // To its end, so that the connection can be used again.
+                // Read to its end, so that the connection can be used again.
                 let _ = answer.into_body().collect().await;
                 self.has_proven(to.to);
                 Ok(())
@@ -127,7 +127,7 @@ impl Replicas {
         }
     }
 
-    /// Lets one that was seen prove that it holds the peer key.
+    /// Authenticates a replica whose record has been read.
     pub(super) async fn challenge(&self, peer: &Peer) {
         let to = Elsewhere::peer(peer);
         if let Err(why) = self.probe(&to, &peer.address).await {
@@ -180,7 +180,7 @@ impl Replicas {
         })
     }
 
-    /// The answer, whose body ends with the other replica's.
+    /// The response for the caller; its body ends with that of the other replica's answer.
     fn passed_on(&self, to: &Elsewhere, answer: Answer) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = answer.status();
@@ -199,12 +199,12 @@ impl Replicas {
                         frame = body.frame() => {
                             let frame = frame.transpose().map_err(|error| reason(&error))?;
                             let Some(frame) = frame else { return Ok(None) };
-                            // Trailers say nothing that is ours.
+                            // Trailers contain nothing of the bridge's.
                             if let Ok(chunk) = frame.into_data() {
                                 return Ok(Some((chunk, (body, store))));
                             }
                         }
-                        // A stopped replica keeps its connections open.
+                        // A paused replica keeps its connections open.
                         () = tokio::time::sleep(store.renew_every()) => {
                             let store = store.clone();
                             let alive = tokio::task::spawn_blocking(move || store.is_alive(id));
@@ -245,56 +245,56 @@ impl Replicas {
     }
 }
 
-/// An answer whose body is still coming.
+/// An answer, with its body as a stream.
 type Answer = hyper::Response<Incoming>;
 
-/// No answer came.
+/// Why there is no answer.
 pub(super) enum Failed {
-    /// The request was never sent: the other is no bridge with our key.
+    /// The request was not sent: the server is not a replica with the same key.
     Unproven(String),
-    /// The request was never sent.
+    /// The request was not sent.
     NotSent(String),
-    /// It may have arrived.
+    /// The request may have been received.
     Sent(String),
 }
 
-/// 421 with our own mark.
+/// Whether an answer is a 421 with the peer header.
 fn is_again(answer: &Answer) -> bool {
     answer.status() == StatusCode::MISDIRECTED_REQUEST
         && answer.headers().contains_key(&PEER_HEADER)
 }
 
-/// The answer to a request that does not belong here.
+/// The answer to a request that belongs to another replica.
 pub fn again() -> Response {
     let mark = [(PEER_HEADER.clone(), "again")];
     (StatusCode::MISDIRECTED_REQUEST, mark).into_response()
 }
 
-/// The innermost cause, without the address: callers may read it.
+/// The innermost cause, without the address, because callers may see it.
 fn reason(error: &(dyn Error + 'static)) -> String {
     let causes = successors(Some(error), |&error| error.source());
     causes.last().unwrap_or(error).to_string()
 }
 
-/// Why there was no connection, if it was that.
+/// The connection error among the causes, if there is one.
 fn cause_of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e NoChannel> {
     let mut causes = successors(Some(error), |&error| error.source());
     causes.find_map(<dyn Error>::downcast_ref)
 }
 
-// A request runs here, or is answered by the replica that it belongs to.
+// Requests that are either handled here or answered by another replica.
 
-/// Between two looks at a lease that is about to change hands.
+/// The interval of retries while a lease is about to change its owner.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What a request is about: it is found here, or belongs to another replica.
+/// The object of a request, if it is here; otherwise the replica that has it.
 pub type Located<T> = Result<T, Elsewhere>;
 
 /// Why a request is not handled further.
 pub enum Exit<E> {
     /// It failed.
     Error(E),
-    /// Another replica has answered it.
+    /// Another replica answered it.
     Answered(Box<Response>),
 }
 
@@ -313,18 +313,18 @@ impl<E: IntoResponse> IntoResponse for Exit<E> {
     }
 }
 
-/// A request that goes to where it belongs, as often as that has to be looked for.
+/// A request that is forwarded to its replica, with retries while that replica changes.
 pub struct Forwarding<'f, F> {
     replicas: &'f Replicas,
     caller: &'f Caller,
     request: F,
     began: Option<Instant>,
-    /// Why the last one did not answer.
+    /// Why the last replica did not answer.
     unreachable: Option<String>,
 }
 
 impl Replicas {
-    /// A request that may belong elsewhere. One that was not kept (`None`) goes nowhere.
+    /// A request that may belong to another replica. A request without a stored copy (`None`) is not forwarded.
     pub fn forwarding<'f, F: Fn() -> Option<Forward>>(
         &'f self,
         caller: &'f Caller,
@@ -341,7 +341,7 @@ impl Replicas {
 }
 
 impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
-    /// What was located, if that is here; otherwise the request is answered where it is. `locate` looks again.
+    /// The located object, if it is here; otherwise the request is forwarded. `locate` is called for each retry.
     pub async fn found<T, E: From<CallError>, Again>(
         mut self,
         mut located: Located<T>,
@@ -359,8 +359,8 @@ impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
         }
     }
 
-    /// Has the request answered there. A replica that does not answer is waited for until it has come back, or
-    /// until what it held is free to take: `Ok` says that it is time to look again where the request belongs.
+    /// Forwards the request. Waits for a replica that does not answer, until it responds again, or until its leases
+    /// can be taken over: `Ok` means that the caller has to locate the request's replica again.
     pub async fn to<E: From<CallError>>(&mut self, elsewhere: &Elsewhere) -> Result<(), Exit<E>> {
         let failed = |error: CallError| Err(Exit::Error(error.into()));
         let began = *self.began.get_or_insert_with(Instant::now);
@@ -368,14 +368,14 @@ impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
         if elsewhere.draining {
             patience = self.replicas.patience;
         } else if !may_go_on(self.caller.forward_reason(), elsewhere.reason) {
-            // The replica that sent it here looks again, and knows more then.
+            // The sending replica locates again, with newer data.
             return Err(Exit::Answered(Box::new(again())));
         } else {
             let Some(request) = (self.request)() else {
                 return failed(elsewhere.unreachable(None));
             };
             let (replicas, metrics) = (self.replicas, &self.replicas.metrics);
-            // Boxed: it is large, and few requests go on.
+            // Boxed, because it is large and rarely used.
             match Box::pin(replicas.send(elsewhere, self.caller, &request)).await {
                 Sent::Answered(response) => {
                     metrics.forwarded("answered");
@@ -401,7 +401,7 @@ impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
     }
 }
 
-/// By a session and then by a lease, each at most once.
+/// A request is forwarded by a session and then by a lease, each at most once.
 fn may_go_on(came: Option<ForwardReason>, goes: ForwardReason) -> bool {
     match came {
         None => true,
@@ -410,11 +410,11 @@ fn may_go_on(came: Option<ForwardReason>, goes: ForwardReason) -> bool {
     }
 }
 
-// Protocol sessions on several replicas: the one that made it is its home, and its id says so. Where
-// a chat's child lives on another one, the session is a remote one there, and the home passes on what
-// either side says.
+// Protocol sessions on several replicas: the replica that made a session is its home, and the session id
+// contains it. If a chat's child runs on another one, the session is a remote one there, and the home forwards
+// the messages of both sides.
 
-/// An id that names the replica which knows it: `{token}.{instance}`.
+/// An id with the replica that knows it: `{token}.{instance}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoutableSessionId {
     /// The secret part.
@@ -440,14 +440,14 @@ impl RoutableSessionId {
     }
 }
 
-// The address at which other replicas reach this one, where none is configured.
+// The address at which other replicas reach this one, if none is configured.
 
-/// What Kubernetes' downward API is asked to set.
+/// The variable that is set by Kubernetes' downward API, if configured so.
 const POD_IP: &str = "POD_IP";
 
-/// `HOST:PORT`: as said, else `POD_IP`, else the address that is listened on, else the host's own:
-/// what its name means (Docker and Kubernetes write that down for each container), or the address
-/// that its packets leave from. `None` where there is nothing but loopback.
+/// `HOST:PORT`: as configured, else `POD_IP`, else the listen address, else the host's own address:
+/// the one that its name resolves to (Docker and Kubernetes write it into each container), or the source address
+/// of its default route. `None` if there is only loopback.
 pub fn reachable_at(given: Option<&PeerAddress>, listening: SocketAddr) -> Option<String> {
     let port = given
         .and_then(|given| given.port)
@@ -482,9 +482,9 @@ fn by_name() -> Option<IpAddr> {
     found.find(is_useful)
 }
 
-/// Nothing is sent: connecting a datagram socket only chooses a route.
+/// Sends nothing: connecting a datagram socket only selects a route.
 fn by_route() -> Option<IpAddr> {
-    // Addresses for documentation (RFC 5737, RFC 3849), which are behind the default route.
+    // Addresses for documentation (RFC 5737, RFC 3849), which use the default route.
     let routes = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
     routes.into_iter().find_map(|(any, far)| {
         let socket = UdpSocket::bind(any).ok()?;

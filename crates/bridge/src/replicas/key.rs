@@ -1,4 +1,4 @@
-//! The secret that replicas prove themselves to each other with.
+//! The shared secret for the mutual authentication of replicas.
 
 use std::sync::Arc;
 
@@ -28,31 +28,31 @@ use rustls::{
 
 use crate::config::Secret;
 
-/// The protocol inside the encrypted connection. A change that older bridges cannot follow gets
-/// another number, so that they are refused in the handshake.
+/// The protocol inside the encrypted connection. An incompatible change gets another number, so that older
+/// replicas are refused in the handshake.
 const PROTOCOL: &[u8] = b"mcpo-bridge-peer/1";
-/// What [`PeerKey`] is derived for: the secret itself signs and encrypts nothing.
+/// The purpose of the derivation of [`PeerKey`]: the secret itself signs and encrypts nothing.
 const PURPOSE: &[u8] = b"mcpo-bridge peer channel 1: ed25519 seed";
 /// DER of an Ed25519 private key, up to its 32 bytes (RFC 8410, section 7).
 const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
-/// Both ends of the connections between replicas: TLS 1.3 in which each side proves by a signature
-/// over this handshake that it holds the key pair that is derived from the shared secret. What is
-/// sent can be read by nobody else, cannot be changed or sent again, and who relays a connection
-/// learns nothing of it.
+/// Both sides of the connections between replicas: TLS 1.3 in which each side proves by a signature
+/// over this handshake that it has the key pair that is derived from the shared secret. The traffic
+/// cannot be read, changed or replayed by others, and a man in the middle learns nothing from a relayed
+/// connection.
 pub struct PeerKey {
-    /// For the end that connects.
+    /// The configuration of the connecting side.
     pub(super) client: Arc<ClientConfig>,
-    /// For the end that accepts.
+    /// The configuration of the accepting side.
     pub(super) server: Arc<ServerConfig>,
-    /// It is stored in the jobs folder, where children can read it.
+    /// The secret is stored in the jobs folder, where children can read it.
     pub(super) in_jobs_folder: bool,
 }
 
 impl PeerKey {
-    /// The one of the settings, else the one that lies in the jobs folder.
+    /// The key from the settings, else the one from the jobs folder.
     pub fn new(given: Option<&Secret>, store: &ChatStore) -> Result<Self, StoreError> {
         Ok(match given {
             Some(secret) => Self::from_secret(secret.expose().as_bytes()),
@@ -63,7 +63,7 @@ impl PeerKey {
         })
     }
 
-    /// With these bytes.
+    /// The key that is derived from these bytes.
     pub fn from_secret(secret: &[u8]) -> Self {
         let seed = seed(secret);
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed).expect("a seed has 32 bytes");
@@ -93,7 +93,7 @@ impl PeerKey {
             .expect(with_tls13)
             .with_client_cert_verifier(holder)
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified)));
-        // Each connection has a proof of its own: no tickets, no early data.
+        // Each connection is authenticated by itself: no tickets, no early data.
         client.resumption = Resumption::disabled();
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
@@ -118,7 +118,7 @@ fn seed(secret: &[u8]) -> [u8; 32] {
     seed
 }
 
-/// Accepts who holds the private key of `public`, whichever side of the handshake that is.
+/// Accepts a peer that has the private key of `public`, on either side of the handshake.
 #[derive(Debug)]
 struct Holder {
     public: Vec<u8>,
@@ -150,7 +150,7 @@ impl Holder {
     }
 }
 
-/// The error for an end that proves another key than ours.
+/// The error for a peer with another key.
 const OTHER_KEY: &str = "it uses a different peer key";
 
 fn no_tls12() -> Error {
@@ -245,7 +245,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether the handshake comes through, with what both sent on the way.
+    /// Whether the handshake succeeds, with the bytes that both sides sent.
     fn meet(
         client: &PeerKey,
         server: &PeerKey,
@@ -302,7 +302,7 @@ mod tests {
         );
         let refused = meet(&one, &two).unwrap_err();
         assert_eq!(refused, Error::General(OTHER_KEY.to_owned()));
-        // One that takes any server is refused by that.
+        // A client that accepts any server is refused by the server.
         let mut credulous = ClientConfig::clone(&two.client);
         credulous
             .dangerous()

@@ -1,16 +1,16 @@
-//! Several bridges on one jobs folder: a request that belongs to another one goes there.
+//! Several replicas on one jobs folder: requests are forwarded to the replica that they belong to.
 //!
 //! ```text
-//! client ──▶ any replica ──▶ the one that holds the chat's lease          [`ForwardReason::Lease`]
+//! client ──▶ any replica ──▶ the one that has the chat's lease           [`ForwardReason::Lease`]
 //!                       └──▶ the one that made the protocol session  ──▶  the one with the lease
-//!                            or keeps the call that waits       [`ForwardReason::Session`]
+//!                            or stores the pending call         [`ForwardReason::Session`]
 //! ```
-//! A request that came by a lease never goes on, and one that came by a session only by a lease:
-//! there are no loops. It travels within an encrypted connection whose both ends have proven that they
-//! hold the key that all replicas share ([`channel`]), and carries an [`Envelope`]: who calls, as the
-//! first replica proved it. Records and leases in the jobs folder are not believed so far: they say
-//! where to ask, and who does not prove the key there gets nothing. Answers come back byte by byte, as
-//! they are written; who hangs up at one end hangs up at the other.
+//! A request that was forwarded by a lease is not forwarded again, and one that was forwarded by a session only
+//! by a lease, so there are no loops. It is sent within an encrypted connection with mutual authentication by
+//! the key that all replicas share ([`channel`]), and contains an [`Envelope`]: the caller, as authenticated by the
+//! first replica. Records and leases in the jobs folder are not trusted: they only tell where to connect,
+//! and a server that does not have the key gets no requests. Answers are streamed byte by byte; if one side
+//! disconnects, the connection to the other side is closed as well.
 
 mod channel;
 mod forward;
@@ -48,7 +48,7 @@ pub use channel::{
 pub use forward::{Exit, Forward, Forwarding, Located, RoutableSessionId, again, reachable_at};
 pub use key::PeerKey;
 
-/// What a bridge knows of the others.
+/// The state of the other replicas.
 pub struct Replicas {
     key: PeerKey,
     client: channel::PeerClient,
@@ -57,9 +57,9 @@ pub struct Replicas {
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     path_prefix: String,
-    /// How long a call waits for a replica that does not answer to be taken for dead.
+    /// How long a call waits for a replica that does not respond to be considered dead.
     silence: Duration,
-    /// How long a call waits for one that is about to end.
+    /// How long a call waits for a draining replica.
     patience: Duration,
     others: watch::Sender<Arc<[Peer]>>,
     known: Mutex<Known>,
@@ -67,34 +67,34 @@ pub struct Replicas {
     next: AtomicUsize,
 }
 
-/// The records of the others in the folder, and what they have proven.
+/// The records of the other replicas in the folder, and the results of their authentication.
 #[derive(Default)]
 struct Known {
     seen: Others,
-    /// Those that hold the peer key.
+    /// The replicas that have the peer key.
     proven: HashSet<InstanceId>,
-    /// Why the others are not trusted.
+    /// Why the other replicas are not trusted.
     unproven: HashMap<InstanceId, String>,
 }
 
-/// Said where several bridges run.
+/// The warning if several replicas run.
 const KEY_IN_FOLDER: &str = "several replicas share the jobs directory and their peer key is \
                              stored in it, where a malicious server could read it and impersonate \
                              any user: set the same MCPO_PEER_KEY for all replicas (see \"Between \
                              bridges\" in docs/security.md)";
 
-/// A request belongs elsewhere.
+/// Another replica for a request.
 #[derive(Debug, Clone)]
 pub struct Elsewhere {
     /// The replica.
     pub to: InstanceId,
-    /// Its address; `None` where it cannot be reached.
+    /// Its address; `None` if it has none.
     pub address: Option<String>,
-    /// It is about to end: its leases come free as its calls end.
+    /// It is stopping: it releases its leases as its calls end.
     pub draining: bool,
-    /// By what the request belongs there.
+    /// Why the request belongs to that replica.
     pub reason: ForwardReason,
-    /// The protocol session that goes with it, where that is ours.
+    /// The protocol session of the request, if this replica is its home.
     pub remote_session: Option<Arc<RemoteSession>>,
 }
 
@@ -126,7 +126,7 @@ impl Replicas {
         }
     }
 
-    /// Reads the records of the others, so that silence is noticed in time. Blocks on the disk.
+    /// Reads the records of the other replicas, so that silence is detected in time. Blocks on the disk.
     pub fn watch(&self) -> Result<(), StoreError> {
         let seen = self.store.others()?;
         let mut known = self.known.lock();
@@ -138,8 +138,8 @@ impl Replicas {
         Ok(())
     }
 
-    /// Lets those prove themselves that were seen and have not yet. Until then they are not among
-    /// [`Self::others`]: anything that writes in the jobs folder can make a record.
+    /// Authenticates the replicas that have not been authenticated yet. Until then they are not in
+    /// [`Self::others`], because any process that can write to the jobs folder can make a record.
     pub async fn prove(&self) {
         let strangers: Vec<Peer> = {
             let known = self.known.lock();
@@ -183,23 +183,23 @@ impl Replicas {
         }
     }
 
-    /// Those that take calls and have proven that they hold the peer key, without this one.
+    /// The other replicas that accept calls and have proven that they have the peer key.
     pub fn others(&self) -> Arc<[Peer]> {
         self.others.borrow().clone()
     }
 
-    /// How many there are that may take chats over when this one falls silent, as far as the folder
-    /// says: also those that cannot be reached, are about to end or have proven nothing.
+    /// The number of replicas that may take over chats if this one is silent, according to the folder:
+    /// includes unreachable, stopping and unauthenticated ones.
     pub fn neighbours(&self) -> usize {
         self.known.lock().seen.alive
     }
 
-    /// Whether there is one, by its record, that takes calls; it need not have proven itself yet.
+    /// Whether another replica accepts calls, according to its record; it may be unauthenticated.
     pub fn may_have_others(&self) -> bool {
         !self.known.lock().seen.peers.is_empty()
     }
 
-    /// What operators should know.
+    /// Warnings for operators.
     pub fn warnings(&self) -> Vec<String> {
         let known = self.known.lock();
         let mut warnings: Vec<String> = known.unproven.values().cloned().collect();
@@ -215,8 +215,8 @@ impl Replicas {
         self.key.server.clone()
     }
 
-    /// Whether no other replica works on the folder, by its records at this moment: one that has just started
-    /// may hold a chat already.
+    /// Whether no other replica uses the folder, according to the records at this moment: one that has just started
+    /// may have a chat already.
     pub async fn is_alone(&self) -> bool {
         if self.may_have_others() {
             return false;
@@ -226,18 +226,18 @@ impl Replicas {
         matches!(found, Ok(Ok(others)) if others.peers.is_empty())
     }
 
-    /// From now on what is new goes to others, where there are any.
+    /// From now on new chats are opened by other replicas, if there are any.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this bridge is about to end.
+    /// Whether this replica is draining.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Opens the workspace of a call here, or has the call answered by the replica that it belongs to. A workspace that
-    /// cannot be opened for another reason is left for the call itself to fail at.
+    /// Opens the workspace of a call here, or forwards the call to its replica. If the workspace cannot be opened for
+    /// another reason, the call itself reports the error.
     pub async fn enter_or_forward<E: From<CallError>>(
         &self,
         caller: &Caller,
@@ -255,7 +255,7 @@ impl Replicas {
         }
     }
 
-    /// Opens the workspace of a call here, or says where it belongs.
+    /// Opens the workspace of a call here, or returns the replica that it belongs to.
     pub async fn enter(
         &self,
         caller: &Caller,
@@ -277,7 +277,7 @@ impl Replicas {
         }
     }
 
-    /// Where a chat's calls run now, if that is elsewhere; takes nothing. For what comes before a
+    /// The replica that runs a chat's calls now, if it is another one; acquires no lease. For requests before a
     /// chat's first call.
     pub async fn elsewhere(
         &self,
@@ -297,7 +297,7 @@ impl Replicas {
         self.holder(address).await.map_or(Ok(()), Err)
     }
 
-    /// A bridge that is about to end opens nothing: the request goes to the holder, or to any other replica.
+    /// A draining replica opens nothing: the request is forwarded to the holder, or to any other replica.
     async fn leave(
         &self,
         caller: &Caller,
@@ -312,18 +312,18 @@ impl Replicas {
         if caller.forward_reason() == Some(ForwardReason::Lease) && mode != Mode::Stateful {
             return Ok(());
         }
-        // Without another replica, work goes on as long as it can.
+        // Without another replica, this one continues as long as it can.
         self.another().map_or(Ok(()), Err)
     }
 
-    /// Another bridge for a request that has come to this one first, where this one does not know
-    /// yet what its servers offer.
+    /// Another replica for a request that no replica has forwarded, if this one does not know the offer of
+    /// its servers yet.
     pub fn anyone_for(&self, caller: &Caller) -> Option<Elsewhere> {
         let came_first = caller.forward_reason().is_none();
         came_first.then(|| self.another())?
     }
 
-    /// The others in turn.
+    /// The other replicas in turn.
     fn another(&self) -> Option<Elsewhere> {
         let others = self.others();
         let next = self.next.fetch_add(1, Ordering::Relaxed);
@@ -336,7 +336,7 @@ impl Replicas {
         holder.ok()?.ok()?.map(Elsewhere::from)
     }
 
-    /// The replica that an id names. `None` where it has ended, and what it knew with it.
+    /// The replica in an id. `None` if it has ended, since its state has ended with it.
     pub async fn home(&self, id: InstanceId) -> Option<Elsewhere> {
         let store = self.store.clone();
         let look = move || store.is_alive(id).then(|| store.peer(id));
@@ -345,22 +345,22 @@ impl Replicas {
         Some(Elsewhere::at(id, address, ForwardReason::Session))
     }
 
-    /// Reads the envelope of a request that another replica has sent here.
+    /// Reads the envelope of a request that another replica has forwarded.
     pub fn read(&self, value: &HeaderValue) -> Result<Caller, EnvelopeError> {
         Envelope::read(value, self.own())
     }
 
-    /// What other replicas know this one by.
+    /// The id of this replica.
     pub fn own(&self) -> InstanceId {
         self.store.instance()
     }
 
-    /// Waits until a replica has ended or fallen silent.
+    /// Waits until a replica has ended or is silent.
     async fn gone(&self, id: InstanceId) {
         let mut others = self.others.subscribe();
         loop {
             let store = self.store.clone();
-            // A draining replica is no longer among those that take calls, and yet answers.
+            // A draining replica does not accept new calls, but still answers.
             let alive = tokio::task::spawn_blocking(move || store.is_alive(id)).await;
             if matches!(alive, Ok(false)) {
                 return;
@@ -399,7 +399,7 @@ impl Elsewhere {
         Self::at(peer.instance, address, ForwardReason::Lease)
     }
 
-    /// The call's error, where the other could not be asked; nothing was done.
+    /// The call's error if the other replica was not reachable; nothing was done.
     pub fn unreachable(&self, why: Option<&str>) -> CallError {
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         CallError::Elsewhere(format!(
