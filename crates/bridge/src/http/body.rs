@@ -1,4 +1,4 @@
-//! Bodies that are read whole, up to a limit, within the memory that there is for them.
+//! Bodies that are read completely, up to a limit, within the memory for bodies.
 
 use std::{io, pin::pin};
 
@@ -14,9 +14,9 @@ use crate::{
     error_table::{CallerError, ErrorKind},
 };
 
-/// The body with a guard, which is dropped with it.
+/// The body with a guard, which is dropped together with it.
 pub fn guarded<G>(body: Body, guard: G) -> impl HttpBody<Data = Bytes, Error = axum::Error> {
-    // Of the adapters that pass frames, size and end on, this one takes a closure, which owns the guard.
+    // Of the adapters that keep frames, size and end, this one takes a closure, which owns the guard.
     body.map_err(move |error| {
         let _held = &guard;
         error
@@ -32,13 +32,13 @@ pub enum BodyError {
     /// It has more JSON values than this.
     #[error("the body contains more than {0} JSON values (MCPO_MAX_BODY_VALUES)")]
     TooManyValues(u64),
-    /// There is not so much memory for one body.
+    /// One body may not use this much memory.
     #[error(
         "the body needs more memory than the {0} bytes allowed for one body: raise \
          MCPO_BODY_MEMORY, or send less data per request"
     )]
     NoMemory(u64),
-    /// Others take the memory for bodies.
+    /// Other bodies use the memory.
     #[error("the memory for request bodies is in use (MCPO_BODY_MEMORY); try again in a moment")]
     Busy,
     /// Its sender was silent for too long, or too slow.
@@ -50,7 +50,7 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// By what reading it gave.
+    /// From the error of reading it.
     pub fn from_error(error: impl Into<BoxError>) -> Self {
         let error = error.into();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
@@ -87,8 +87,8 @@ impl From<Refused> for BodyError {
     }
 }
 
-/// All of a body that has at most `limit` bytes. It holds its share of the memory as long as any part of
-/// it is there.
+/// A complete body of at most `limit` bytes. It keeps its share of the memory for bodies as long as any part of
+/// it exists.
 pub async fn whole<B>(memory: TenantMemory<'_>, body: B, limit: u64) -> Result<Bytes, BodyError>
 where
     B: HttpBody<Data = Bytes>,
@@ -111,7 +111,7 @@ where
         }
         share.grow(size).await?;
         if before == 0 {
-            // Most bodies come at once, and are not copied.
+            // Most bodies arrive in one chunk, and are not copied.
             first = chunk;
             continue;
         }

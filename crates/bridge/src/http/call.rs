@@ -1,4 +1,4 @@
-//! `POST /mcpo/{server}/{tool}`: the OpenAPI endpoint to a tool.
+//! `POST /mcpo/{server}/{tool}`: the OpenAPI endpoint of a tool.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -38,7 +38,7 @@ use crate::{
     telemetry::{ProblemKind, RequestId},
 };
 
-/// Calls a tool below `/mcpo/`, where every server is, or at the root, where mcpo's users expect servers.
+/// Calls a tool below `/mcpo/`, with all servers, or at the root, for compatibility with mcpo.
 pub async fn call(
     app: &Arc<App>,
     inbound: &Inbound<'_>,
@@ -48,7 +48,7 @@ pub async fn call(
     tool: &str,
 ) -> Response {
     let named = with_slashes(app, server, tool);
-    // A single server's tools are at the root, and their names may have slashes.
+    // A single server's tools are at the root, and their names may contain slashes.
     let single = app.settings.command_line.server.as_ref().filter(|_| {
         let known = || app.directory.config().servers.contains_key(server);
         mount == Mount::Root && named.is_none() && !known()
@@ -80,7 +80,7 @@ async fn answer(
         refused(app, &nobody, tool, problem.kind());
     })?;
     let refused = |problem: &Problem| refused(app, caller, tool, problem.kind());
-    // Nothing is read or written for a caller who has no such tool.
+    // Nothing is read or written for a caller without access to such a tool.
     let locate = || async { locate(app, tool, caller).await.inspect_err(refused) };
     let located = locate().await?;
     let (mut whole, mut kept, mut spooled) = (None, None, None);
@@ -98,7 +98,7 @@ async fn answer(
         prepare(app, found, caller, body, inbound.id).await
     } else {
         let body = spooled.as_mut().unwrap_or(body);
-        // Boxed: it is large, and few calls bring files.
+        // Boxed, because it is large, and few calls have files.
         Box::pin(prepare_files(app, found, caller, inbound, body)).await
     };
     let (mut call, files) = prepared.inspect_err(refused)?;
@@ -124,13 +124,13 @@ async fn run(app: &Arc<App>, call: Box<Call>) -> Response {
     let response = answered.and_then(|answer| call_response(&answer, &spec, &app.settings));
     let mut response = response.unwrap_or_else(Problem::into_response);
     if let Some(session) = session.filter(|_| spec.mode == Mode::Stateful) {
-        // How a caller without a chat returns, whatever became of this call.
+        // The session for a caller without a chat, also after a failed call.
         add_session(&mut response, &session);
     }
     response
 }
 
-/// A call whose body is its arguments: everything that can be wrong with it before it runs.
+/// Prepares a call whose body is its arguments: all checks before it runs.
 async fn prepare(
     app: &App,
     found: &Found,
@@ -148,7 +148,7 @@ async fn prepare(
     Ok((call, None))
 }
 
-/// A call, and the files that it brings.
+/// A call, and its files.
 type Prepared = (Box<Call>, Option<WithFiles>);
 
 fn call_of(
@@ -171,7 +171,7 @@ fn call_of(
     Ok(call)
 }
 
-/// A body as JSON: a large one is read where nobody waits for the thread.
+/// Parses a body as JSON; a large one is parsed on a thread for blocking work.
 async fn read(body: Bytes) -> Result<RawJson, Problem> {
     let read = if body.len() <= BRIEF_BYTES {
         bridge_openapi::read_body(body)
@@ -182,7 +182,7 @@ async fn read(body: Bytes) -> Result<RawJson, Problem> {
     read.map_err(|error| Problem::bad_json(&error))
 }
 
-/// The arguments to send; what the check takes is a part of the call's time.
+/// The arguments to send; the time of the check counts towards the call's timeout.
 async fn check(
     Found { offer, tool }: &Found,
     arguments: RawJson,
@@ -199,13 +199,13 @@ async fn check(
     })
 }
 
-/// What a tool's address leads to.
+/// A tool that was found by its address.
 struct Found {
     offer: Arc<Offer>,
     tool: String,
 }
 
-/// The tool, here or, while the server is being learnt, at a replica that may know it.
+/// The tool, here or, while the server's offer is being read, at a replica that may know it.
 async fn locate(
     app: &App,
     (server, tool): (&str, &str),
@@ -235,8 +235,8 @@ async fn locate(
     Ok(Ok(Found { offer, tool }))
 }
 
-// A tool call in parts: `arguments` is JSON, and each file's part is called as the argument that
-// takes the file's name.
+// A multipart tool call: `arguments` is JSON, and each file's part has the name of the argument that
+// gets the file's name.
 
 /// The files of a call, and its other arguments.
 struct WithFiles {
@@ -244,11 +244,11 @@ struct WithFiles {
     files: Vec<Incoming>,
     /// The names of their parts.
     parts: Vec<String>,
-    /// What the arguments take of the memory for bodies.
+    /// The memory for bodies that the arguments use.
     _held: Option<Taken>,
 }
 
-/// A call with files: its body is read, and the files are beside the workspaces then.
+/// Prepares a call with files: reads its body, and stores the files next to the workspaces.
 async fn prepare_files(
     app: &App,
     found: &Found,
@@ -294,7 +294,7 @@ async fn prepare_files(
 }
 
 impl WithFiles {
-    /// The names that the files would get in an empty folder.
+    /// The names of the files in an empty folder.
     fn expected(&self) -> Vec<String> {
         let mut taken = HashSet::new();
         let names = self.files.iter().map(|file| {
@@ -304,7 +304,7 @@ impl WithFiles {
         names.collect()
     }
 
-    /// The arguments with the files' names in them. A file whose part is called as no argument is in none of them.
+    /// The arguments with the files' names. A file whose part has no argument's name is not in any of them.
     fn arguments(&self, found: &Found, names: &[String]) -> Result<RawJson, Problem> {
         let mut arguments = self.arguments.clone();
         let tool = found.offer.tool(&found.tool);
@@ -330,7 +330,7 @@ impl WithFiles {
         RawJson::from_value(&arguments).map_err(|error| Problem::bad_json(&error))
     }
 
-    /// Puts the files where the call will find them. A call that gets a private folder puts them there itself.
+    /// Moves the files into the call's folder. A call with a private folder does this itself.
     async fn bring(
         mut self,
         app: &Arc<App>,
@@ -352,9 +352,9 @@ impl WithFiles {
     }
 }
 
-// A finished call as the OpenAPI answer.
+// The OpenAPI answer of a finished call.
 
-/// The answer of a call that made files, or after which the model should know something.
+/// The answer of a call with files, or with notices for the model.
 #[derive(Serialize)]
 struct Wrapped {
     result: RawJson,
@@ -368,7 +368,7 @@ struct Wrapped {
     notice: Option<String>,
 }
 
-/// Without files and notices the tool's own result, byte by byte; else an object around it.
+/// Without files and notices the tool's own result, byte by byte; otherwise an object with the result in it.
 fn call_response(
     answer: &Answer,
     spec: &ServerSpec,
@@ -382,7 +382,7 @@ fn call_response(
         Ok(result) => result,
         Err(ToolFailure { message }) => {
             let mut problem = Problem::tool_failed(&message);
-            // A tool that failed half-way may have left something that its user wants.
+            // A tool that failed may have made files before, which its user may want.
             if !files.is_empty() {
                 problem = problem.with("files", json!(files));
             }

@@ -19,7 +19,7 @@ use crate::{
     identity::NoServer,
 };
 
-/// `GET /mcpo/{server}/{leaf}` and `GET /{server}/{leaf}`; `GET /{leaf}`, where a single server is served at the root.
+/// `GET /mcpo/{server}/{leaf}` and `GET /{server}/{leaf}`; `GET /{leaf}` if a single server is served at the root.
 pub async fn of_server(
     app: &App,
     reader: &Reader<'_>,
@@ -35,7 +35,7 @@ pub async fn of_server(
     };
     let keys = &app.settings.access.keys;
     let (leaf, opened) = match leaf.split_once('/') {
-        // For clients that cannot send a key: the path proves that the client has it.
+        // For clients that cannot send a key: the secret in the path proves that the client has it.
         Some((secret, document @ "openapi.json")) if keys.opens_documents(secret) => {
             (document, true)
         }
@@ -53,7 +53,7 @@ pub async fn of_server(
         Knowledge::Ready(offer) => offer,
         Knowledge::Learning => return Err(NoServer::Starting(server.to_owned()).into()),
         Knowledge::Failed { .. } => {
-            // The reason may quote the server's log: it is for the operator, not for everyone.
+            // The reason may quote the server's log, which is only for operators.
             let why = "it failed to start; see the log or run `mcpo-bridge check`";
             return Err(NoServer::Failed(server.to_owned(), why.to_owned()).into());
         }
@@ -64,7 +64,7 @@ pub async fn of_server(
             let listen = &app.settings.listen;
             let outside = format!("{}{}/docs/assets", listen.root_path, listen.path_prefix);
             let assets = match mount {
-                // How deep the page is depends on how its address spells the slashes.
+                // The depth of the page depends on whether its address encodes the slashes.
                 _ if named.is_some() => &*outside,
                 Mount::Mcpo => "../../docs/assets",
                 Mount::Root => "../docs/assets",
@@ -90,13 +90,13 @@ async fn openapi_json(app: &App, offer: &Arc<Offer>, mount: Mount) -> Result<Res
     };
     let secured = !settings.access.keys.is_empty();
     let offer = offer.clone();
-    // That of thousands of tools takes a while to write.
+    // A document of thousands of tools takes a while to serialize.
     let document = spawn_blocking(move || offer.document(&url, &documents, secured)).await;
     let document = document.map_err(|_| CallError::ShuttingDown)?;
     Ok(json(document))
 }
 
-/// `GET /openapi.json` and `GET /docs`: the servers, and where their documents are. A single server has its own there.
+/// `GET /openapi.json` and `GET /docs`: the servers, with links to their documents. A single server has its own there.
 pub async fn root(app: &App, reader: &Reader<'_>, file: &str) -> Result<Response, Problem> {
     if let Some(single) = &app.settings.command_line.server {
         return of_server(app, reader, Mount::Single, single.name.as_str(), file).await;
@@ -137,7 +137,7 @@ pub async fn root(app: &App, reader: &Reader<'_>, file: &str) -> Result<Response
     Ok(json(document.to_string().into()))
 }
 
-/// `GET /docs/assets/{file}`: the docs page's scripts and styles, from the binary.
+/// `GET /docs/assets/{file}`: the scripts and styles of the docs page, from the binary.
 pub fn asset(file: &str) -> Result<Response, Problem> {
     let (kind, bytes) = bridge_openapi::asset(file).ok_or_else(Problem::not_found)?;
     let headers = [

@@ -1,7 +1,7 @@
 //! `/files/{token}/{name}`: downloads. The token alone decides what is served.
 //!
-//! Whatever a tool wrote is a stranger's content under our origin: it is always an attachment,
-//! never sniffed, and sandboxed should a browser show it all the same.
+//! The content of a tool's file is untrusted, and served from the bridge's origin: it is always an attachment,
+//! never sniffed, and sandboxed in case a browser displays it.
 
 mod page;
 
@@ -33,12 +33,12 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::config::Lang;
 
-/// Set as an extension on answers that carry or would carry (HEAD, 304, 416) an artifact, for the
+/// Set as an extension on answers for an artifact, also without its bytes (HEAD, 304, 416), for the
 /// audit log.
 #[derive(Debug, Clone)]
 pub struct Served(pub Arc<Artifact>);
 
-/// The files behind links. Needs no key: the token is the capability.
+/// Serves the files of links. Needs no key: the token is the capability.
 #[derive(Debug, Clone)]
 pub struct Downloads {
     store: Arc<ChatStore>,
@@ -46,7 +46,7 @@ pub struct Downloads {
 }
 
 impl Downloads {
-    /// Of this jobs folder, with pages in this language for browsers that ask for none.
+    /// For this jobs folder, with pages in this language for browsers that request none.
     pub fn new(store: Arc<ChatStore>, language: Lang) -> Self {
         Self { store, language }
     }
@@ -77,7 +77,7 @@ fn unreadable(error: &dyn std::error::Error) -> Problem {
     Problem::Unreadable
 }
 
-/// Exactly `/files/{token}/{name}`; the name is for people and may have been mangled on its way.
+/// Matches exactly `/files/{token}/{name}`; the name is for users and may have been changed in transit.
 fn token(path: &str) -> Option<LinkToken> {
     let (token, name) = path.strip_prefix("/files/")?.split_once('/')?;
     let one_name = !name.is_empty() && !name.contains('/');
@@ -97,7 +97,7 @@ fn live(
         _ => None,
     };
     let data = store.blobs().get(blob, range)?;
-    // It ended after the link was read.
+    // The link expired after it was read.
     let data = data.ok_or(Problem::Expired);
     Ok(data.map(|data| bytes(artifact, data, &selection)))
 }
@@ -136,15 +136,15 @@ fn bytes(artifact: Artifact, data: OpenBlob, selection: &Selection) -> Response 
 }
 
 fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
-    // Values are built from names that were made safe; what is not all the same is left out.
+    // Values contain only sanitized names; a value that is invalid nevertheless is omitted.
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
 }
 
-// Which bytes a request wants (RFC 9110, chapters 13 and 14).
+// The requested bytes (RFC 9110, chapters 13 and 14).
 
-/// The answer's shape.
+/// The form of the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Selection {
     /// 200.
@@ -157,7 +157,7 @@ enum Selection {
     OutOfRange,
 }
 
-/// Several ranges at once are answered with the whole, as the standard allows.
+/// Several ranges in one request are answered with the whole file, as the standard allows.
 fn selection(artifact: &Artifact, method: &Method, headers: &HeaderMap) -> Selection {
     if is_unmodified(artifact, headers) {
         return Selection::NotModified;
@@ -168,7 +168,7 @@ fn selection(artifact: &Artifact, method: &Method, headers: &HeaderMap) -> Selec
     if method != Method::GET || !range_still_holds(artifact, headers) {
         return Selection::Whole;
     }
-    // What cannot be read is ignored, also by the standard.
+    // An invalid range is ignored, as the standard requires.
     let Ok(ranges) = http_range_header::parse_range_header(range) else {
         return Selection::Whole;
     };
@@ -208,10 +208,10 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 
 // The headers of an artifact.
 
-/// Nothing of it runs or loads in our origin, should a browser show it in spite of everything.
+/// Prevents scripts and loads in the bridge's origin, in case a browser displays the content.
 const SANDBOX: &str = "sandbox; default-src 'none'";
 
-/// All of RFC 8187's `attr-char` that is no letter or digit.
+/// All of RFC 8187's `attr-char` except letters and digits.
 const ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'!')
     .remove(b'#')
@@ -226,7 +226,7 @@ const ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'|')
     .remove(b'~');
 
-/// Everything that holds for the whole, a part and a 304 alike.
+/// Sets the headers that are the same for the whole file, a part and a 304.
 fn describe_artifact(headers: &mut HeaderMap, artifact: &Artifact) {
     protect(headers);
     insert(headers, header::CONTENT_TYPE, &artifact.mime_type);
@@ -235,19 +235,19 @@ fn describe_artifact(headers: &mut HeaderMap, artifact: &Artifact) {
     let created = http_date(artifact.created_at);
     insert(headers, header::LAST_MODIFIED, &created);
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    // Kept by the browser, but asked for each time: a link that was taken back stays taken back.
+    // Cached by the browser, but revalidated each time: a revoked link stays revoked.
     let cache = HeaderValue::from_static("private, no-cache");
     headers.insert(header::CACHE_CONTROL, cache);
 }
 
-/// For whatever is answered below `/files`.
+/// Sets the headers of all answers below `/files`.
 pub fn protect(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CONTENT_SECURITY_POLICY, SANDBOX),
-        // The URL is the capability: it must not be sent to others.
+        // The URL is the capability: it must not be sent to other sites.
         (header::REFERRER_POLICY, "no-referrer"),
-        // Open WebUI is another origin, often of the same site: it may show a picture.
+        // Open WebUI has another origin, often of the same site, and may display a picture.
         (
             HeaderName::from_static("cross-origin-resource-policy"),
             "same-site",
@@ -257,33 +257,33 @@ pub fn protect(headers: &mut HeaderMap) {
     }
 }
 
-/// RFC 6266: a plain name for the old, the real one for the rest.
+/// RFC 6266: an ASCII name for old clients, the real one for others.
 fn disposition(artifact: &Artifact) -> String {
     let real = utf8_percent_encode(&artifact.name, ATTR_CHAR);
     let plain = &artifact.ascii_name;
     format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{real}")
 }
 
-/// Strong: the bytes themselves.
+/// A strong ETag: the hash of the bytes.
 fn etag(artifact: &Artifact) -> String {
     format!("\"{}\"", artifact.sha256)
 }
 
-/// RFC 9110's date, to the second.
+/// A date in the format of RFC 9110, in whole seconds.
 fn http_date(time: Timestamp) -> String {
     let printed = DateTimePrinter::new().timestamp_to_rfc9110_string(&time);
     printed.unwrap_or_default()
 }
 
-// The bytes of a download, from the disk to the client.
+// Streams the bytes of a download from the disk to the client.
 
-/// Read and sent at a time. A download holds some of them, whatever its size: hyper takes about
-/// 400 KB ahead of a slow client.
+/// Bytes per read and write. A download buffers several of these blocks, whatever its size: hyper buffers about
+/// 400 KB for a slow client.
 const CHUNK: u64 = 128 * 1024;
 
-/// The next `length` bytes from where the file is at. The open file stays readable if clean-up
-/// removes its name meanwhile. If its bytes are changed meanwhile the connection is broken before
-/// the last of them: what was changed is never whole.
+/// The next `length` bytes from the file's position. The open file stays readable if a cleanup deletes it
+/// meanwhile. If its bytes change meanwhile, the connection is closed before the last of them, so that
+/// a changed file is never complete.
 pub fn stream(data: bridge_state::OpenBlob, length: u64) -> Body {
     let (data, stamp) = data.into_parts();
     send(data, Some(stamp), length)
@@ -334,15 +334,15 @@ impl Reader {
     }
 }
 
-/// Reads what the kernel has in memory. 0 where the disk would be waited for, and where the file
-/// system cannot tell (NFS): then a thread has to wait.
+/// Reads from the page cache. 0 if the data is not in memory, or if the file system cannot tell (NFS): then a
+/// thread has to wait for the disk.
 fn at_once(data: &File, into: &mut [u8]) -> usize {
     let into = &mut [IoSliceMut::new(into)];
     preadv2(data, into, u64::MAX, ReadWriteFlags::NOWAIT).unwrap_or(0)
 }
 
-/// The memory of one download's blocks that have been sent. It is read into again: fresh memory for
-/// each block would have to be zeroed, and would lie about in the allocator behind each thread.
+/// The buffers of one download whose blocks have been sent. They are reused: new memory for each block
+/// would have to be zeroed, and would remain in the allocator's cache of each thread.
 #[derive(Clone, Default)]
 struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
@@ -677,12 +677,12 @@ mod stream_tests {
 
     use super::*;
 
-    /// More than some blocks, and not a whole number of them.
+    /// Several blocks, and not a whole number of them.
     fn bytes() -> Vec<u8> {
         (0..=250).cycle().take(5 * 128 * 1024 + 7).collect()
     }
 
-    /// In the project's folder, since `/tmp` may be memory, which has no disk to wait for.
+    /// In the project's folder, since `/tmp` may be in memory, without a disk to wait for.
     fn file() -> File {
         let mut data = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         data.write_all(&bytes()).unwrap();

@@ -1,5 +1,5 @@
-//! `/health`: how the bridge is, from what it knows already. Never spawns, never blocks, needs no
-//! key; but only callers with a key, or on this machine, get more than the status.
+//! `/health`: the state of the bridge, from data in memory. Starts no process, does not block and needs
+//! no key; but only callers with a key, or on this machine, get more than the status.
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
@@ -22,34 +22,34 @@ use crate::{
     telemetry::{Action, AuditEvent, AuditFile, METRICS_TYPE, Metrics, ProblemKind, audit},
 };
 
-/// The answer of `/health`.
+/// The answer to `/health`.
 #[derive(Debug, Serialize)]
 pub struct Health {
-    /// `ok`, `degraded` (it serves, but not everything) or `down`.
+    /// `ok`, `degraded` (it serves, but with problems) or `down`.
     pub status: Status,
-    /// When this was asked; RFC 3339.
+    /// The time of the request, in RFC 3339 format.
     pub timestamp: String,
-    /// Of the bridge.
+    /// The version of the bridge.
     pub version: &'static str,
     /// Seconds since the start.
     pub uptime: u64,
-    /// Why it is not `ok`.
+    /// Why the status is not `ok`.
     pub reasons: Vec<String>,
-    /// What an operator should check though it is no fault.
+    /// Findings that an operator should check although they are not errors.
     pub warnings: Vec<String>,
-    /// Each server that the caller may see.
+    /// The servers that the caller may see.
     pub servers: IndexMap<String, ServerHealth>,
-    /// What runs.
+    /// The current load.
     pub load: Load,
 }
 
-/// In one word.
+/// The overall status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// All is well.
+    /// No problems.
     Ok,
-    /// It serves, but not everything.
+    /// It serves, but with problems.
     Degraded,
     /// It cannot serve: 503.
     Down,
@@ -60,7 +60,7 @@ pub enum Status {
 pub struct ServerHealth {
     /// `ready`, `starting` or `failed`.
     pub status: &'static str,
-    /// Tools on offer.
+    /// Number of offered tools.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<usize>,
     /// Why it failed.
@@ -68,12 +68,12 @@ pub struct ServerHealth {
     pub reason: Option<String>,
 }
 
-/// What runs now.
+/// The current load.
 #[derive(Debug, Serialize)]
 pub struct Load {
     /// Calls being executed.
     pub running_calls: usize,
-    /// Calls that wait for a place.
+    /// Calls that wait in the queue.
     pub waiting_calls: usize,
     /// Live stateful processes.
     pub sessions: usize,
@@ -84,7 +84,7 @@ pub struct Load {
 }
 
 impl App {
-    /// How the bridge is now.
+    /// The current state of the bridge.
     pub fn health(&self, caller: &Caller) -> Health {
         let config = self.directory.config();
         let mut reasons = Vec::new();
@@ -112,7 +112,7 @@ impl App {
             reasons
                 .push("a server is unavailable; send an API key to see its name here".to_owned());
         }
-        // A place in the server file names its server.
+        // The error may contain a path in the server file, which contains a server's name.
         reasons.extend(self.reload_fault().map(|fault| {
             if shows_all {
                 fault
@@ -201,14 +201,14 @@ pub async fn report(app: &App, reader: &Reader<'_>) -> Response {
     (status, headers, body).into_response()
 }
 
-/// `GET /health/live`: the process answers.
+/// `GET /health/live`: the process responds.
 pub fn live() -> Response {
     "ok\n".into_response()
 }
 
 impl App {
-    /// Where others can take the calls, a bridge is ready once it has asked each server what it
-    /// offers. Only once: a changed server file must not make all bridges unready together.
+    /// If other replicas can take the calls, a replica is ready once it has read the offer of each server.
+    /// Checked only once: a changed server file must not make all replicas unready together.
     fn is_acquainted(&self) -> bool {
         if self.acquainted.load(Ordering::Relaxed) || !self.replicas.may_have_others() {
             return true;
@@ -223,7 +223,7 @@ impl App {
     }
 }
 
-/// `GET /health/ready`: calls are taken.
+/// `GET /health/ready`: calls are accepted.
 pub async fn ready(app: &App, reader: &Reader<'_>) -> Response {
     app.condition.look().await;
     let down = app.health(&reader.caller(app)).status == Status::Down;
@@ -234,12 +234,12 @@ pub async fn ready(app: &App, reader: &Reader<'_>) -> Response {
     }
 }
 
-// `/metrics`, and what downloads leave in the audit log.
+// `/metrics`, and the audit log of downloads.
 
-/// `GET /metrics`: Prometheus' text format; open like documents.
+/// `GET /metrics`: Prometheus' text format; public like documents.
 pub async fn render(app: &App, reader: &Reader<'_>) -> Result<Response, Problem> {
     reader.admit(app).await?;
-    // Labels name servers.
+    // Labels contain the names of servers.
     if !app.directory.shows_all(&reader.caller(app)) {
         return Err(Refusal::MissingKey.into());
     }
@@ -247,7 +247,7 @@ pub async fn render(app: &App, reader: &Reader<'_>) -> Result<Response, Problem>
     Ok((kind, app.render_metrics()).into_response())
 }
 
-/// Counts a problem by its kind, and leaves an audit line for refusals that no call left.
+/// Counts a problem by its kind, and writes an audit line for refusals without one.
 pub fn count_problem(metrics: &Metrics, peer: SocketAddr, response: &Response) {
     let Some(ProblemKind(kind)) = response.extensions().get() else {
         return;
@@ -264,12 +264,12 @@ pub fn count_problem(metrics: &Metrics, peer: SocketAddr, response: &Response) {
     }
 }
 
-/// One audit line for each file that went out.
+/// Writes an audit line for each file that was sent.
 pub fn audit_download(app: &App, peer: SocketAddr, method: &Method, response: &Response) {
     let reads = *method == Method::GET;
     let sends = [StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&response.status());
     if let Some(Served(file)) = response.extensions().get().filter(|_| reads && sends) {
-        // It may be a part of the file.
+        // The response may contain a part of the file.
         let length = response.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         app.metrics.downloaded(length.unwrap_or(file.size));

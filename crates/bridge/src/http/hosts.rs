@@ -1,5 +1,5 @@
-//! Only hosts and origins that are ours reach a handler: a page that rebinds its own name to our
-//! address must not act in a browser's name.
+//! Only requests to the bridge's own hosts and origins reach a handler: a page that rebinds its own name to
+//! the bridge's address (DNS rebinding) must not act with a browser's rights.
 
 use std::net::SocketAddr;
 
@@ -34,10 +34,10 @@ pub fn check(app: &App, route: &Route<'_>, parts: &Parts) -> Result<(), Problem>
     Ok(())
 }
 
-/// Whether a request names this bridge as its host, which a page that rebound its name does not.
+/// Whether a request's host is one of this bridge, which is not so for a page that rebound its name.
 fn names_us(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
     let allowed = &app.settings.listen.allowed_hosts;
-    // HTTP/1.1 sends Host; an absolute request target counts over it.
+    // HTTP/1.1 requires Host; an absolute request target takes precedence.
     match uri.host() {
         Some(target) => known(target, allowed),
         None => host(headers).is_some_and(|host| known(&host, allowed)),
@@ -77,7 +77,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The reader as far as the request identifies one, for content that is not for all.
+    /// The reader as far as the request identifies one, for content that is not public.
     pub fn caller(&self, app: &App) -> Caller {
         app.identity.reader(&self.parts.headers, self.peer.ip())
     }
@@ -88,9 +88,9 @@ impl Reader<'_> {
         names_us(app, &self.parts.uri, headers) && app.identity.is_operator(headers, self.peer.ip())
     }
 
-    /// Whether a server is there for the reader.
+    /// Whether the reader may see a server.
     pub fn sees(&self, app: &App, spec: &ServerSpec) -> bool {
-        // A server for all callers needs no identification of this one.
+        // A server for all callers needs no identification of the reader.
         spec.allow.is_none() || spec.access(&self.caller(app)) != ServerAccess::None
     }
 }

@@ -25,23 +25,23 @@ use crate::{
     telemetry::{REQUEST_ID, RequestId},
 };
 
-/// A request that was let in. Its body is apart from it.
+/// An admitted request. Its body is separate.
 pub struct Inbound<'r> {
-    /// The other end of the connection.
+    /// The address of the peer.
     pub peer: SocketAddr,
-    /// For logs.
+    /// The request id for logs.
     pub id: &'r RequestId,
-    /// As it came.
+    /// The head, unchanged.
     pub parts: &'r Parts,
-    /// Where another replica has sent it on.
+    /// Set if another replica has forwarded the request.
     pub relayed: Option<Relayed>,
 }
 
-/// What another replica has sent on.
+/// A request that another replica has forwarded.
 pub struct Relayed {
     /// The caller, as that replica has authenticated it.
     pub caller: Caller,
-    /// Read already.
+    /// The body, which has been read already.
     pub body: Payload,
 }
 
@@ -55,13 +55,13 @@ impl Inbound<'_> {
         app.identity.authenticate(headers, address).await
     }
 
-    /// Path and query, as they came.
+    /// Path and query, unchanged.
     pub fn target(&self) -> &str {
         let target = self.parts.uri.path_and_query();
         target.map_or("/", PathAndQuery::as_str)
     }
 
-    /// All of the body, within the memory that the caller has for bodies.
+    /// The complete body, within the caller's memory for bodies.
     pub async fn read(
         &self,
         app: &App,
@@ -74,8 +74,8 @@ impl Inbound<'_> {
         whole(app, caller, body).await
     }
 
-    /// The body of a request with files as it can be forwarded, and read from there. Where there are no other
-    /// replicas there is neither: the body is read as it comes.
+    /// The body of a request with files as a stored copy that can be forwarded, and a body that reads from it. Without
+    /// other replicas no copy is made: the body is streamed.
     pub async fn keep(
         &self,
         app: &App,
@@ -90,7 +90,7 @@ impl Inbound<'_> {
         Ok(Some((kept, body)))
     }
 
-    /// The request as it may go on to another replica.
+    /// The request for another replica.
     pub fn forward(&self, app: &App, caller: &Caller, body: Payload) -> Forward {
         let mut headers = self.parts.headers.clone();
         headers.insert(REQUEST_ID, self.id.header().clone());
@@ -106,7 +106,7 @@ impl Inbound<'_> {
     }
 }
 
-/// Removes the envelope from a request that another replica has forwarded. It names the caller; other headers do not.
+/// Removes the envelope from a request that another replica has forwarded. Only the envelope identifies the caller.
 pub async fn relayed(
     app: &App,
     parts: &mut Parts,
@@ -150,7 +150,7 @@ fn peer_header_refused() -> Response {
     Problem::new(ErrorKind::FORGED_PEER, text).into_response()
 }
 
-/// Writes a body down, of no more bytes than all that one request may bring.
+/// Writes a body to disk, up to the maximum number of bytes of one request.
 async fn spool(app: &App, body: &mut Body) -> Result<Payload, Problem> {
     let limit = multipart::most(app);
     if body.size_hint().lower() > limit {

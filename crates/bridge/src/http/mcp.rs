@@ -71,7 +71,7 @@ pub async fn answer(
     answered.await.unwrap_or_else(McpExit::into_response)
 }
 
-/// Which servers the request is about.
+/// The servers of the request.
 async fn locate(
     app: &App,
     server: Option<&str>,
@@ -90,7 +90,7 @@ async fn locate(
     Ok(located.map(Scope::One))
 }
 
-/// Clients must take both forms of an answer; `*/*` takes everything.
+/// Clients must accept both forms of an answer; `*/*` accepts all.
 fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
     let accept = headers.get_all(header::ACCEPT).iter();
     let accept = accept.filter_map(|value| value.to_str().ok());
@@ -105,7 +105,7 @@ fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
             .iter()
             .any(|taken| [form, "*/*", &any].contains(&&**taken))
     };
-    // HTTP reads a missing header as `*/*`.
+    // HTTP treats a missing header as `*/*`.
     if !headers.contains_key(header::ACCEPT) || forms.iter().all(takes) {
         return Ok(());
     }

@@ -27,7 +27,7 @@ pub use body::guarded;
 pub use problem::Problem;
 pub use service::{Overfull, Service};
 
-/// Set as an extension on answers whose audit line is written.
+/// Set as an extension on answers whose audit line has been written.
 #[derive(Debug, Clone, Copy)]
 pub struct Audited;
 
@@ -42,7 +42,7 @@ fn refused(app: &App, caller: &Caller, (server, tool): (&str, &str), kind: &'sta
     });
 }
 
-/// Tells the client the session with which it gets the same folder again.
+/// Adds the session with which the client gets the same folder again.
 fn add_session(response: &mut Response, session: &SessionId) {
     if let Ok(session) = HeaderValue::from_str(session.as_str()) {
         let headers = response.headers_mut();

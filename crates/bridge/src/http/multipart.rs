@@ -1,4 +1,4 @@
-//! Multipart bodies: files are written to disk as they come, words are kept.
+//! Multipart bodies: files are streamed to disk, texts are kept in memory.
 
 use axum::{
     body::{Body, HttpBody as _},
@@ -20,18 +20,18 @@ use crate::{
     call::Incoming,
 };
 
-/// A body in parts.
+/// A multipart body.
 #[derive(Default)]
 pub struct MultipartBody {
-    /// The parts that are no files: names and texts.
+    /// The parts that are not files: names and texts.
     pub texts: Vec<(String, String)>,
     /// The files, with the names of their parts.
     pub files: Vec<(String, Incoming)>,
-    /// What the texts take of the memory for bodies.
+    /// The memory for bodies that the texts use.
     pub held: Option<Taken>,
 }
 
-/// Whether a body comes in parts.
+/// Whether a body is multipart.
 pub fn is_multipart(headers: &HeaderMap) -> bool {
     let start = b"multipart/form-data";
     let kind = content_type(headers).get(..start.len());
@@ -43,10 +43,10 @@ fn content_type(headers: &HeaderMap) -> &[u8] {
     kind.map_or(b"", HeaderValue::as_bytes)
 }
 
-/// Parts that are not files.
+/// Maximum number of parts that are not files.
 const TEXTS: usize = 100;
 
-/// Bytes that all parts of a request may have.
+/// Maximum number of bytes of all parts of a request.
 pub fn most(app: &App) -> u64 {
     let (files, listen) = (&app.settings.files, &app.settings.listen);
     let (largest, count) = (files.max_upload_bytes, files.max_per_call as u64);
@@ -55,8 +55,8 @@ pub fn most(app: &App) -> u64 {
         .saturating_add(listen.max_body_bytes)
 }
 
-/// Reads all parts. Each file may have `MCPO_MAX_UPLOAD_BYTES`, all texts together
-/// `MCPO_MAX_BODY_BYTES`; there may be as many files as a call may link.
+/// Reads all parts. Limits: `MCPO_MAX_UPLOAD_BYTES` for each file, `MCPO_MAX_BODY_BYTES` for all texts
+/// together, and as many files as a call may link.
 pub async fn read(
     app: &App,
     caller: &Caller,
@@ -102,19 +102,19 @@ pub async fn read(
     Ok(parts)
 }
 
-/// What stands between the parts.
+/// The boundary between the parts.
 fn boundary(headers: &HeaderMap) -> Result<String, Problem> {
     let mut parameters = Parameters(content_type(headers));
     let boundary = parameters.find(|(name, _)| name.eq_ignore_ascii_case(b"boundary"));
     let (_, boundary) = boundary.unwrap_or_default();
     match String::from_utf8(boundary) {
-        // RFC 2046 has 70.
+        // RFC 2046 allows 70 characters.
         Ok(boundary) if (1..=200).contains(&boundary.len()) => Ok(boundary),
         _ => Err(bad("the Content-Type has no boundary parameter")),
     }
 }
 
-/// What a part without a file name is called that is a file all the same, by its type.
+/// The name for a part without a file name that is a file according to its type.
 fn unnamed(head: &Head, part: &str) -> Option<String> {
     let kind = head.content_type.to_ascii_lowercase();
     let text = kind.is_empty() || kind.starts_with(b"text/");
@@ -124,7 +124,7 @@ fn unnamed(head: &Head, part: &str) -> Option<String> {
     (!text && !json && !form && !plain).then(|| part.to_owned())
 }
 
-/// What the parts that are no files take.
+/// The memory of the parts that are not files.
 struct Texts<'m> {
     limit: u64,
     taken: u64,
@@ -177,7 +177,7 @@ async fn file(
     Ok(Incoming { name, file, size })
 }
 
-/// Begins a file.
+/// Creates a temporary file.
 pub async fn stage(app: &App) -> Result<StagedFile, Problem> {
     let store = app.store.clone();
     let staged = tokio::task::spawn_blocking(move || store.blobs().stage()).await;
@@ -188,7 +188,7 @@ fn full(error: StoreError) -> Problem {
     crate::call::CallError::from(error).into()
 }
 
-/// What came could not be kept.
+/// The error if the received bytes could not be written.
 pub fn unwritten(source: std::io::Error) -> Problem {
     full(StoreError::Io {
         action: "write",
@@ -197,22 +197,22 @@ pub fn unwritten(source: std::io::Error) -> Problem {
     })
 }
 
-// What a part is called, in the forms in which clients write it.
+// The name of a part, in the forms that clients use.
 //
-// RFC 7578 wants UTF-8 in `filename`. Some send `filename*` (RFC 5987) all the same, some percent-encode
-// `filename`, and some send the bytes of their own code page.
+// RFC 7578 requires UTF-8 in `filename`. Some clients nevertheless send `filename*` (RFC 5987), some
+// percent-encode `filename`, and some send the bytes of their own code page.
 
-/// What a `Content-Disposition` says.
+/// The content of a `Content-Disposition` header.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Disposition {
     /// The part's own name.
     pub name: String,
-    /// Set where the part is a file.
+    /// Set if the part is a file.
     pub file_name: Option<String>,
 }
 
 impl Disposition {
-    /// Reads the header's value; what cannot be read is left out.
+    /// Reads the header's value; ignores invalid parts of it.
     pub fn read(header: &[u8]) -> Self {
         let mut found = Self::default();
         let (mut plain, mut extended) = (None, None);
@@ -231,7 +231,7 @@ impl Disposition {
     }
 }
 
-/// The parameters behind the first semicolon, unquoted.
+/// The parameters after the first semicolon, unquoted.
 struct Parameters<'h>(&'h [u8]);
 
 impl Iterator for Parameters<'_> {
@@ -264,7 +264,7 @@ impl Parameters<'_> {
         while let Some(&byte) = quoted.get(at) {
             match (byte, quoted.get(at + 1)) {
                 (b'"', _) => break,
-                // A backslash may as well be part of a path, or of a letter in Shift-JIS.
+                // A backslash may also be part of a path, or of a character in Shift-JIS.
                 (b'\\', Some(&escaped @ (b'"' | b'\\'))) if !is_lead(&value) => {
                     value.push(escaped);
                     at += 2;
@@ -280,7 +280,7 @@ impl Parameters<'_> {
     }
 }
 
-/// Whether a letter of Shift-JIS has begun and its second byte, which may be a backslash, is to come.
+/// Whether the value ends with the first byte of a Shift-JIS character, whose second byte may be a backslash.
 fn is_lead(value: &[u8]) -> bool {
     if std::str::from_utf8(value).is_ok() {
         return false;
@@ -294,7 +294,7 @@ fn decode_name(bytes: &[u8]) -> String {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text.to_owned();
     }
-    // 0x81 to 0x9F begin most letters of Japanese, and are no letters of Western Europe.
+    // 0x81 to 0x9F are the first bytes of most Japanese characters, and not used for Western European letters.
     if bytes.iter().any(|byte| matches!(byte, 0x81..=0x9f))
         && let Some(text) = SHIFT_JIS.decode_without_bom_handling_and_without_replacement(bytes)
     {
@@ -316,8 +316,8 @@ fn extended_text(bytes: &[u8]) -> Option<String> {
     Some(text.map_or_else(|| decode_name(&decoded), std::borrow::Cow::into_owned))
 }
 
-/// A name that was percent-encoded, as some clients do with all that is not ASCII. `100%25.txt` and
-/// `50%20off` may be meant as they stand.
+/// A percent-encoded name; some clients encode all non-ASCII characters. Names such as `100%25.txt` and
+/// `50%20off` may be literal.
 fn percent_encoded(name: &str) -> Option<String> {
     if !name.is_ascii() || !name.contains('%') {
         return None;
@@ -326,30 +326,30 @@ fn percent_encoded(name: &str) -> Option<String> {
     (!decoded.is_ascii()).then(|| decoded.into_owned())
 }
 
-// A body in parts, taken apart as it comes (RFC 7578): no more of it is held than a part's head, and
-// each byte is looked at a bounded number of times.
+// A streaming parser for multipart bodies (RFC 7578): it buffers no more than the head of a part, and
+// reads each byte a bounded number of times.
 
-/// Bytes before the first part.
+/// Maximum number of bytes before the first part.
 const PREAMBLE: usize = 64 * 1024;
 
-/// Bytes of a part's head.
+/// Maximum number of bytes in the head of a part.
 const HEAD: usize = 16 * 1024;
 
-/// Headers of a part.
+/// Maximum number of headers of a part.
 const HEADERS: usize = 32;
 
 const END: &[u8] = b"\r\n\r\n";
 
-/// Reads parts one after another.
+/// Reads the parts in their order.
 pub struct Reader<'b> {
     body: &'b mut Body,
     buffer: BytesMut,
-    /// What ends a part, with the line end before it.
+    /// The delimiter after a part, with the line end before it.
     delimiter: Finder<'static>,
-    /// Bytes that all of it may have, and that came.
+    /// Maximum number of bytes of the body, and the number received.
     most: u64,
     came: u64,
-    /// Within a part, whose end has not come.
+    /// Inside a part, before its end.
     inside: bool,
     begun: bool,
 }
@@ -366,12 +366,12 @@ fn bad(why: &str) -> Problem {
 }
 
 impl<'b> Reader<'b> {
-    /// `most` bounds the bytes of all parts together.
+    /// `most` is the maximum number of bytes of all parts together.
     pub fn new(body: &'b mut Body, boundary: &str, most: u64) -> Self {
         let delimiter = format!("\r\n--{boundary}");
         Self {
             body,
-            // The first delimiter stands at the beginning, without the line end.
+            // The first delimiter is at the start of the body, without a line end.
             buffer: BytesMut::from(&b"\r\n"[..]),
             delimiter: Finder::new(&delimiter).into_owned(),
             most,
@@ -381,7 +381,7 @@ impl<'b> Reader<'b> {
         }
     }
 
-    /// The next part's head, what is left of the part before it being skipped; `None` after the last.
+    /// The head of the next part, after skipping the rest of the current one; `None` after the last part.
     pub async fn next(&mut self) -> Result<Option<Head>, Problem> {
         if self.begun {
             while self.chunk().await?.is_some() {}
@@ -397,7 +397,7 @@ impl<'b> Reader<'b> {
             return Ok(None);
         }
         self.begun = true;
-        // The line end of the delimiter is part of what is looked for: a head may be empty.
+        // The line end of the delimiter is included in the search: a head may be empty.
         let mut searched = 0;
         let end = loop {
             let found = memchr::memmem::find(&self.buffer[searched..], END);
@@ -461,7 +461,7 @@ impl<'b> Reader<'b> {
         }
     }
 
-    /// Reads on.
+    /// Reads the next bytes of the body.
     async fn fill(&mut self) -> Result<(), Problem> {
         loop {
             let Some(frame) = self.body.frame().await else {
@@ -528,7 +528,7 @@ mod names_tests {
             (b"filename*=plain.txt", "plain.txt"),
             (b"filename=\"caf\xe9.txt\"", "café.txt"),
             (b"filename=\"r\xe9sum\xe9.txt\"", "résumé.txt"),
-            // レポート表.xlsx in Shift-JIS; the second byte of the last letter is a backslash.
+            // レポート表.xlsx in Shift-JIS; the second byte of the last character is a backslash.
             (
                 b"filename=\"\x83\x8c\x83|\x81[\x83g\x95\\.xlsx\"",
                 "レポート表.xlsx",

@@ -1,4 +1,4 @@
-//! What OpenAPI endpoints answer where there is no result: RFC 9457 problems whose `detail` has mcpo's shape.
+//! Error answers of OpenAPI endpoints: RFC 9457 problems whose `detail` has mcpo's format.
 
 use axum::{
     http::StatusCode,
@@ -13,7 +13,7 @@ use crate::{
     error_table::{CallerError, Detail, ErrorKind},
 };
 
-/// The answer to a caller where there is no result.
+/// An error answer.
 #[derive(Debug)]
 pub struct Problem {
     kind: ErrorKind,
@@ -22,7 +22,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The kind decides where in `detail` the text is.
+    /// The kind determines where in `detail` the text is.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
         let text = text.into();
         match kind.detail {
@@ -36,7 +36,7 @@ impl Problem {
         Self { kind, detail, more }
     }
 
-    /// 404 with mcpo's words.
+    /// 404 with mcpo's text.
     pub fn not_found() -> Self {
         Self::new(ErrorKind::NOT_FOUND, "Not Found")
     }
@@ -58,7 +58,7 @@ impl Problem {
         Self::new(ErrorKind::UNKNOWN_TOOL, text)
     }
 
-    /// 404: the tool is there, and this endpoint cannot call it.
+    /// 404: the tool exists, but this endpoint cannot call it.
     pub fn task_only(server: &str, tool: &str) -> Self {
         let text = format!(
             "Not Found: tool '{tool}' of server '{server}' requires MCP tasks \
@@ -73,12 +73,12 @@ impl Problem {
         Self::new(ErrorKind::BAD_JSON, text)
     }
 
-    /// 422 naming each field, in mcpo's shape.
+    /// 422 with each invalid field, in mcpo's format.
     pub fn bad_arguments(faults: &[FieldFault]) -> Self {
         Self::detailed(ErrorKind::BAD_ARGUMENTS, json!(faults))
     }
 
-    /// 400: a body in parts that cannot be read.
+    /// 400: an invalid multipart body.
     pub fn bad_part(why: &str) -> Self {
         Self::new(ErrorKind::BAD_MULTIPART, why)
     }
@@ -89,7 +89,7 @@ impl Problem {
         Self::new(ErrorKind::FILE_TOO_LARGE, text)
     }
 
-    /// 413: a body that brings files.
+    /// 413: a body with files.
     pub fn files_too_large(limit: u64) -> Self {
         let text = format!(
             "the files are larger than {limit} bytes in total (MCPO_MAX_UPLOAD_BYTES per file, \
@@ -106,33 +106,33 @@ impl Problem {
         Self::new(ErrorKind::TOO_MANY_FILES, text)
     }
 
-    /// 422: files for a server that keeps none.
+    /// 422: files for a server without a persistent folder.
     pub fn no_folder(server: &str) -> Self {
         let text =
             format!("server '{server}' does not accept files because it has no persistent folder");
         Self::new(ErrorKind::NO_FOLDER, text)
     }
 
-    /// 500: the tool said that it failed.
+    /// 500: the tool reported an error.
     pub fn tool_failed(message: &str) -> Self {
         Self::new(ErrorKind::TOOL_ERROR, message)
     }
 
-    /// 503: all connections are taken by requests that are being answered.
+    /// 503: all connections are in use.
     pub fn overfull() -> Self {
         let text = "all connections of the bridge are in use (MCPO_MAX_CONNECTIONS); try again in \
                     a moment";
         Self::new(ErrorKind::OVERFULL, text)
     }
 
-    /// 503: each of these takes a file descriptor.
+    /// 503: each of these requests needs a file descriptor.
     pub fn too_many_file_requests() -> Self {
         let text = "too many concurrent downloads and uploads for the limit on open files (ulimit \
                     -n); try again in a moment";
         Self::new(ErrorKind::OVERFULL, text)
     }
 
-    /// 400: proxies in front may see another body than the bridge.
+    /// 400: proxies in front may read another body than the bridge.
     pub fn bad_transfer_coding() -> Self {
         let text = "unsupported Transfer-Encoding: only chunked is supported";
         Self::new(ErrorKind::BAD_TRANSFER_CODING, text)
@@ -159,7 +159,7 @@ impl From<CallError> for Problem {
     }
 }
 
-/// JSON-RPC codes as mcpo maps them.
+/// Maps JSON-RPC codes to HTTP statuses as mcpo does.
 fn rpc(error: &RawJson) -> Problem {
     let error: Value = error.with_whole_letters().approximate();
     let status = match error["code"].as_i64() {
@@ -253,7 +253,7 @@ mod tests {
             assert_eq!(problem.kind.retry_after, 0, "{text}");
             assert!(![429, 503].contains(&problem.kind.status), "{text}");
         }
-        // What was not begun says so.
+        // The error of a call that was not started says so.
         let text = CallError::TakenOver.to_string();
         assert!(text.contains("not started"), "{text}");
     }

@@ -1,4 +1,4 @@
-//! All routes: what a request's path leads to.
+//! All routes, by the path of a request.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -12,10 +12,10 @@ use crate::{
     config::{Listen, RESERVED_NAMES},
 };
 
-/// For logs and metrics, where no route is found.
+/// The pattern for logs and metrics if no route matches.
 const NO_PATTERN: &str = "none";
 
-/// What a path leads to. Names are as they are, no longer percent-encoded.
+/// The route of a path. Names are percent-decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route<'p> {
     Health,
@@ -32,13 +32,13 @@ pub enum Route<'p> {
     /// Uploads at `/files` itself, downloads below it.
     Files(&'p str),
     Unknown,
-    /// The path is no text in UTF-8.
+    /// The path is not UTF-8.
     NotText,
 }
 
 impl<'p> Route<'p> {
-    /// By the path below the base. A slash at the end of it counts only in the name of a tool. A single server's
-    /// tools may be called as routes of ours that take no calls.
+    /// Parses the path below the base. A trailing slash is significant only in the name of a tool. A single server's
+    /// tools may have the names of the bridge's own routes that accept no calls.
     fn parse(path: &'p str, single: Option<&'p str>, calls: bool) -> Self {
         let bare = path.trim_end_matches('/');
         let (first, rest) = match bare.strip_prefix('/').map(|bare| bare.split_once('/')) {
@@ -79,7 +79,7 @@ impl<'p> Route<'p> {
                 let (Some(server), Some(leaf)) = (decoded(server), decoded(leaf)) else {
                     return Self::NotText;
                 };
-                // At the root a server has no address of its own where a route of ours is.
+                // At the root a server with the name of one of the bridge's routes has no address.
                 if mount == Mount::Root && RESERVED_NAMES.contains(&&*server) {
                     return Self::Unknown;
                 }
@@ -89,7 +89,7 @@ impl<'p> Route<'p> {
         }
     }
 
-    /// The methods that it answers.
+    /// The supported methods.
     pub fn methods(&self) -> &'static [Method] {
         const ALL: [Method; 4] = [Method::GET, Method::HEAD, Method::POST, Method::DELETE];
         match self {
@@ -100,12 +100,12 @@ impl<'p> Route<'p> {
         }
     }
 
-    /// Whether it asks for the health of the bridge.
+    /// Whether it is a health check.
     pub fn is_health(&self) -> bool {
         matches!(self, Self::Health | Self::Live | Self::Ready)
     }
 
-    /// For logs and metrics: never the path itself, since links hold tokens.
+    /// The pattern for logs and metrics: never the path itself, since links contain tokens.
     fn pattern(&self) -> &'static str {
         match self {
             Self::Health => "/health",
@@ -135,17 +135,17 @@ fn with<'p>(name: &'p str, route: impl FnOnce(Cow<'p, str>) -> Route<'p>) -> Rou
     decoded(name).map_or(Route::NotText, route)
 }
 
-/// Where the routes are, by the settings.
+/// The routes according to the settings.
 #[derive(Debug)]
 pub struct Routes {
     /// Prefixes of all routes, the longest first.
     bases: Vec<String>,
-    /// A single server, which is served at the root, too.
+    /// A single server, which is also served at the root.
     single: Option<ServerName>,
 }
 
 impl Routes {
-    /// A proxy may take the root path off, or leave it.
+    /// A proxy may strip the root path, or leave it.
     pub fn new(listen: &Listen, single: Option<ServerName>) -> Self {
         let prefix = listen.path_prefix.clone();
         let root = (!listen.root_path.is_empty()).then(|| format!("{}{prefix}", listen.root_path));
@@ -177,7 +177,7 @@ impl Routes {
 
 // The addresses of servers.
 
-/// Which of its addresses a server is asked at.
+/// The address at which a server is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mount {
     /// `/mcpo/{server}/…`
@@ -188,7 +188,7 @@ pub enum Mount {
     Single,
 }
 
-/// The address of a server's operations, as its document names it.
+/// The URL of a server's operations, for its document.
 pub fn server_url(listen: &Listen, mount: Mount, server: &str) -> String {
     let outside = format!("{}{}", listen.root_path, listen.path_prefix);
     let server = path_segment(server);
@@ -200,8 +200,8 @@ pub fn server_url(listen: &Listen, mount: Mount, server: &str) -> String {
     }
 }
 
-/// Where names of servers have slashes: the longest of them that the path begins with, and the rest of the path.
-/// `None` where the first part of the path is the server's name, as nearly always.
+/// For servers with slashes in their names: the longest name that is a prefix of the path, and the rest of the path.
+/// `None` if the first segment of the path is the server's name, as nearly always.
 pub fn with_slashes(app: &App, server: &str, leaf: &str) -> Option<(String, String)> {
     let config = app.directory.config();
     let names = config.servers.keys().map(ServerName::as_str);

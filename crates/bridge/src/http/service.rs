@@ -1,4 +1,4 @@
-//! The steps of every request: admitted, routed, answered, counted.
+//! The steps of every request: admit, route, answer, count.
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -48,7 +48,7 @@ pub struct Service {
     routes: Routes,
     cors: CorsLayer,
     downloads: Downloads,
-    /// Requests that may have a file open.
+    /// Permits for requests that may have a file open.
     files: Arc<Semaphore>,
 }
 
@@ -66,8 +66,8 @@ impl Service {
         }
     }
 
-    /// Answers one request that came from `peer`. Every answer has a request id, also a refusal; pages of other
-    /// origins learn why they are refused.
+    /// Answers one request from `peer`. Every answer has a request id, also a refusal; pages of other
+    /// origins can read why they are refused.
     pub async fn answer(&self, peer: SocketAddr, request: hyper::Request<Incoming>) -> Response {
         let (mut parts, body) = request.into_parts();
         let uri = parts.uri.clone();
@@ -76,11 +76,11 @@ impl Service {
             return closing(problem);
         }
         if parts.version < Version::HTTP_11 {
-            // The oldest proxies speak so, and add no header (nginx's plain proxy_pass).
+            // The oldest proxies send HTTP/1.0, and add no header (nginx's plain proxy_pass).
             let via = HeaderValue::from_static("1.0 unknown");
             parts.headers.append(VIA, via);
         }
-        // Downloads and uploads take a file descriptor beside that of their connection.
+        // Downloads and uploads need a file descriptor in addition to that of their connection.
         let opens_file =
             matches!(route, Route::Files(_)) || multipart::is_multipart(&parts.headers);
         let permit = opens_file.then(|| self.files.clone().try_acquire_owned());
@@ -91,7 +91,7 @@ impl Service {
         let span = span(&id, &parts.method, &pattern);
         let (methods, origin) = (route.methods(), cross_origin(&parts));
         let inside = self.enter(peer, &id, route, pattern, parts, body);
-        // In place: it is large, and would be copied.
+        // Pinned in place: it is large, and would be copied.
         let answer = pin!(async {
             match origin {
                 Some(origin) => self.answer_origin(origin, methods, Box::pin(inside)).await,
@@ -105,7 +105,7 @@ impl Service {
         }
     }
 
-    /// Answers a page of another origin, or what asks for one.
+    /// Answers a page of another origin, or its preflight request.
     async fn answer_origin(
         &self,
         origin: Request<()>,
@@ -125,7 +125,7 @@ impl Service {
         response
     }
 
-    /// Lets the request in, has it answered, and counts that.
+    /// Admits the request, answers it, and counts the answer.
     async fn enter(
         &self,
         peer: SocketAddr,
@@ -149,7 +149,7 @@ impl Service {
                 let response = if let Route::Server(mount, server, tool) = &route
                     && parts.method == Method::POST
                 {
-                    // Nearly all requests are calls.
+                    // Most requests are calls.
                     call::call(app, &inbound, &mut body, *mount, server, tool).await
                 } else {
                     let answer = Box::pin(self.dispatch(&route, &inbound, &mut body)).await;
@@ -167,7 +167,7 @@ impl Service {
             read_rest(&parts, body, &mut response).await;
         }
         if app.replicas.is_draining() {
-            // The next request must go to another bridge.
+            // The next request must be sent to another replica.
             close(&mut response);
         }
         app.metrics.answered(requested, response.status());
@@ -183,14 +183,14 @@ impl Service {
         body: &mut Body,
     ) -> Result<Option<Relayed>, Response> {
         let relayed = relayed(&self.app, parts, body).await?;
-        // Another replica names this one as it reaches it.
+        // Another replica uses the address at which it reaches this one.
         if relayed.is_none() {
             hosts::check(&self.app, route, parts).map_err(Problem::into_response)?;
         }
         Ok(relayed)
     }
 
-    /// What is no call of a server's tool.
+    /// Answers requests that are not calls of a server's tool.
     async fn dispatch(
         &self,
         route: &Route<'_>,
@@ -234,7 +234,7 @@ impl Service {
     }
 }
 
-/// Why a request is refused whatever its sender and its content are.
+/// Why a request is refused regardless of its sender and its content.
 fn refusal(parts: &Parts, route: &Route<'_>) -> Option<Problem> {
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(first) = codings.next() {
@@ -250,7 +250,7 @@ fn refusal(parts: &Parts, route: &Route<'_>) -> Option<Problem> {
     (overfull && !route.is_health()).then(Problem::overfull)
 }
 
-/// The answer to a request whose body is not read: its connection ends.
+/// The answer to a request whose body is not read: its connection is closed.
 fn closing(problem: Problem) -> Response {
     let mut response = problem.into_response();
     close(&mut response);
@@ -269,7 +269,7 @@ fn allow(methods: &[Method], response: &mut Response) {
     }
 }
 
-/// What a HEAD request gets.
+/// The answer to a HEAD request.
 fn without_body(mut response: Response) -> Response {
     let size = response.body().size_hint().exact();
     if let Some(size) = size.filter(|_| !response.headers().contains_key(CONTENT_LENGTH)) {
@@ -278,8 +278,8 @@ fn without_body(mut response: Response) -> Response {
     response.map(|_| Body::empty())
 }
 
-/// What of a request decides whether a page of another origin may read the answer. `None` where no page asks, and
-/// no cache keeps the answer: of calls.
+/// The parts of a request that determine whether a page of another origin may read the answer. `None` for calls that
+/// no page sends, whose answers are not cached.
 fn cross_origin(parts: &Parts) -> Option<Request<()>> {
     const READ: [HeaderName; 4] = [
         ORIGIN,
@@ -300,7 +300,7 @@ fn cross_origin(parts: &Parts) -> Option<Request<()>> {
     Some(request)
 }
 
-/// Credentials are allowed only for origins that are named: `*` never gets a browser's own.
+/// Credentials are allowed only for listed origins: with `*`, browsers never send them.
 fn cors(listen: &Listen) -> CorsLayer {
     let origins = &listen.cors_allow_origins;
     let any = origins.iter().any(|origin| origin == "*");
@@ -321,15 +321,15 @@ fn cors(listen: &Listen) -> CorsLayer {
 // The rest of a request's body.
 //
 // A refusal often is sent before the body was read. Then the server closes a kept connection without an error, and
-// the client's next request there is lost. So a short rest is read here; where it is long, or the client waits for
-// `100 Continue`, the answer says that the connection ends.
+// the client's next request there is lost. So a short rest is read here; if it is long, or the client waits for
+// `100 Continue`, the answer announces that the connection will be closed.
 
-/// Bytes of a rest that is read, and how long they may take.
+/// Maximum number of bytes of the rest that is read, and the timeout.
 const SHORT: usize = 64 * 1024;
 
 const SOON: Duration = Duration::from_millis(500);
 
-/// Reads the rest of a body, or has the answer say that the connection ends.
+/// Reads the rest of a body, or adds `Connection: close` to the answer.
 async fn read_rest(parts: &Parts, rest: Body, response: &mut Response) {
     let reading = tokio::time::timeout(SOON, to_bytes(rest, SHORT));
     let read = !parts.headers.contains_key(EXPECT) && matches!(reading.await, Ok(Ok(_)));

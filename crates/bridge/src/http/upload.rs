@@ -1,4 +1,4 @@
-//! `POST /files`: files for a chat's folder, before a tool is called with their names.
+//! `POST /files`: uploads files to a chat's folder, before a tool is called with their names.
 
 use std::sync::Arc;
 
@@ -26,14 +26,14 @@ use crate::{
     telemetry::{Action, AuditEvent, AuditFile, audit},
 };
 
-/// What may stand behind `?`.
+/// The query parameters.
 #[derive(Deserialize)]
 struct UploadQuery {
     /// The server that has a private folder in each chat, if the files are for it.
     server: Option<String>,
 }
 
-/// Takes files and answers with the names that they got.
+/// Stores files and answers with their names.
 pub async fn post(
     app: &Arc<App>,
     inbound: &Inbound<'_>,
@@ -62,7 +62,7 @@ async fn upload(
     inbound: &Inbound<'_>,
     body: &mut Body,
 ) -> Result<Response, Exit<Problem>> {
-    // Nothing is written for a caller who has no folder.
+    // Nothing is written for a caller without a folder.
     if server.is_some() {
         address_of(app, caller, server)?;
     }
@@ -115,7 +115,7 @@ fn address_of(
     address.ok_or_else(|| Problem::from(CallError::UnknownSession))
 }
 
-/// A file that lies in a folder now.
+/// A file that was stored in a folder.
 pub struct Taken {
     /// Its name there.
     pub name: String,
@@ -135,7 +135,7 @@ impl Taken {
     }
 }
 
-/// Puts files into the folder of a workspace, and starts its clock anew.
+/// Moves files into the folder of a workspace, and restarts its lifetime.
 pub async fn take_in(
     app: &Arc<App>,
     caller: &Caller,

@@ -1,4 +1,4 @@
-//! Why there is no file: a page for people, a problem document (RFC 9457) for programs.
+//! Error answers for downloads: a page for users, a problem document (RFC 9457) for programs.
 
 use axum::{
     body::Body,
@@ -12,17 +12,17 @@ use crate::{config::Lang, http::files};
 /// Why there is no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Problem {
-    /// Never was, or so long ago that we do not know.
+    /// The link never existed, or was deleted long ago.
     NotFound,
-    /// Its time is over.
+    /// The link has expired.
     Expired,
-    /// It was taken back.
+    /// The link was revoked.
     Revoked,
-    /// Our disk failed.
+    /// The disk failed.
     Unreadable,
 }
 
-/// Title, reason, and what to do.
+/// Title, reason, and remedy.
 type Words = [&'static str; 3];
 
 impl Problem {
@@ -87,7 +87,7 @@ impl Problem {
     }
 }
 
-/// The page or the document, in the language asked for.
+/// The page or the document, in the requested language.
 pub fn answer(problem: Problem, fallback: Lang, asked: &HeaderMap) -> Response {
     let language = language(asked).unwrap_or(fallback);
     let (code, words) = match language {
@@ -148,7 +148,7 @@ fn html(language: &str, [title, reason, advice]: Words) -> String {
     )
 }
 
-/// The one of our languages that the browser likes best; the first of equals.
+/// The supported language that the browser prefers; the first one of equal preferences.
 fn language(asked: &HeaderMap) -> Option<Lang> {
     let mut best = None;
     let mut best_weight = 0.0_f32;
