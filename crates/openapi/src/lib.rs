@@ -1,7 +1,7 @@
-//! An MCP server as OpenAPI, in pure functions: its tools as operations of a document, what a request
-//! body must be, and what a tool's result becomes. Shapes and status words are those of mcpo.
+//! An MCP server as OpenAPI, in pure functions: its tools as the operations of a document, the validation of
+//! request bodies, and the conversion of tool results. Formats and status texts are those of mcpo.
 //!
-//! This crate must not know HTTP servers, processes, files or who calls.
+//! This crate must not depend on HTTP servers, processes, files or callers.
 //!
 //! ```
 //! use bridge_openapi::{DocumentInput, OperationIds, document};

@@ -1,5 +1,5 @@
-//! A tool's result → the JSON that answers an OpenAPI call, as mcpo shaped it, with what mcpo
-//! dropped. Text and unknown blocks are passed on as the bytes they came in; no tree is built.
+//! Converts a tool's result to the JSON answer of an OpenAPI call, in mcpo's format, including the content that
+//! mcpo dropped. Text and unknown blocks are passed on byte by byte; no tree is built.
 
 use std::borrow::Cow;
 
@@ -8,23 +8,23 @@ use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{json, value::RawValue};
 
-/// The tool itself said that it failed (`isError`).
+/// The tool itself reported an error (`isError`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the tool failed: {message}")]
 pub struct ToolFailure {
-    /// The tool's own words.
+    /// The tool's own text.
     pub message: String,
 }
 
-/// The answer to a call: one content item bare, none as `[]`, several as an array. Text that is
-/// JSON is passed on as JSON, byte by byte; a result that is no `CallToolResult` passes as it is.
+/// The answer to a call: one content item as such, none as `[]`, several as an array. Text that is
+/// JSON is passed on as JSON, byte by byte; a result that is not a `CallToolResult` stays unchanged.
 ///
-/// Of `structuredContent` nothing is added to blocks: servers repeat in it what the blocks say, with
-/// the bytes of pictures and files once more. Half a surrogate pair becomes U+FFFD, because readers of
-/// this answer pass it on to others who take none.
+/// Nothing is added from `structuredContent` if there are blocks: servers repeat the blocks' content in it,
+/// including the bytes of pictures and files. Half a surrogate pair becomes U+FFFD, because readers of
+/// this answer pass it on to programs that reject it.
 pub fn result_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
     let result = result.with_whole_letters();
-    // Text that is JSON brings its own escapes.
+    // Text that is JSON contains escapes of its own.
     whole_body(&result).map(|body| body.with_whole_letters())
 }
 
@@ -67,7 +67,7 @@ fn failure(blocks: Option<&[&RawValue]>, structured: Option<&RawValue>) -> ToolF
     ToolFailure { message }
 }
 
-/// A block of text without duplicate members.
+/// A text block without duplicate members.
 #[derive(Deserialize)]
 struct TextBlock<'a> {
     #[serde(rename = "type")]
@@ -76,9 +76,9 @@ struct TextBlock<'a> {
     text: &'a RawValue,
 }
 
-/// The value of a content block. `block` lies within `line`.
+/// The value of a content block. `block` is a slice of `line`.
 fn block_value(line: &Bytes, block: &RawValue) -> RawJson {
-    // As nearly all are.
+    // The most frequent form.
     if block.get().starts_with(r#"{"type":"text","#)
         && let Ok(TextBlock { text, .. }) = serde_json::from_str(block.get())
     {
@@ -114,11 +114,11 @@ fn may_be_json(text: &str) -> bool {
     first.is_some_and(|byte| b"{[\"-tfn".contains(&byte) || byte.is_ascii_digit())
 }
 
-/// Text that is JSON becomes that JSON, unread; other text stays the literal that it came as.
+/// Text that is JSON becomes that JSON, without parsing its content; other text stays the same literal.
 fn json_or_text(line: &Bytes, literal: &RawValue) -> RawJson {
     let inner = match text(literal) {
         Some(text) if may_be_json(&text) => match text {
-            // Without escapes the JSON within the string is a part of the line itself.
+            // Without escapes the JSON within the string is a slice of the line itself.
             Cow::Borrowed(text) => line.slice_ref(text.as_bytes()),
             Cow::Owned(text) => text.into(),
         },
@@ -133,7 +133,7 @@ fn data_uri(
     default_type: &str,
 ) -> Option<RawJson> {
     let data = text(data?)?;
-    // Some servers write the whole of it already.
+    // Some servers already send a complete data URI.
     if data
         .get(..5)
         .is_some_and(|start| start.eq_ignore_ascii_case("data:"))
@@ -144,7 +144,7 @@ fn data_uri(
     RawJson::from_value(&format!("data:{mime_type};base64,{data}")).ok()
 }
 
-/// Text is the answer itself. A picture is one that the chat can show; any other binary is named
+/// Text is the answer itself. A picture becomes a data URI, which the chat can show; any other binary is described
 /// and never inlined, because base64 would only fill the model's context.
 fn embedded_resource(line: &Bytes, resource: &RawValue) -> Option<RawJson> {
     let names = ["text", "mimeType", "blob", "uri"];
@@ -165,7 +165,7 @@ fn embedded_resource(line: &Bytes, resource: &RawValue) -> Option<RawJson> {
         "type": "resource",
         "uri": uri.and_then(text),
         "mime_type": kind,
-        // Bytes, decoded.
+        // In bytes, decoded.
         "size": (blob.len() / 4 * 3).saturating_sub(padding),
     })))
 }

@@ -11,9 +11,9 @@ use super::{
     unions::{Objection, SHOWN, Union, Unions, shorten},
 };
 
-/// Faults in one answer: a model needs the first few.
+/// Maximum number of faults in one answer: a model needs only the first few.
 const FAULTS: usize = 20;
-/// For a value that fits no branch, or whose faults take too much work to find.
+/// The text for a value that matches no branch, or whose errors take too much work to find.
 const NO_FORM: &str = "Input matches none of the allowed forms";
 
 /// One entry of a 422 answer's `detail`.
@@ -23,24 +23,24 @@ pub struct FieldFault {
     pub r#type: String,
     /// `"body"`, then keys and indexes down to the field.
     pub loc: Vec<Value>,
-    /// For people and models.
+    /// The message for users and models.
     pub msg: String,
-    /// The value that was sent; of a large one its first 300 bytes, as text.
+    /// The value as it was sent; of a large one its first 300 bytes, as text.
     pub input: Value,
 }
 
 impl FieldFault {
-    /// The body is not valid JSON, or ambiguous: a key twice, a number out of range, too deep.
+    /// The body is not valid JSON, or ambiguous: a duplicate key, a number out of range, too deep.
     pub(super) fn unreadable(error: &serde_json::Error) -> Self {
         Self::of_body("json_invalid", shorten(&error.to_string()))
     }
 
-    /// Of the body as a whole.
+    /// A fault of the body as a whole.
     pub(super) fn of_body(kind: &str, msg: impl Into<String>) -> Self {
         Self::new(kind, &[], msg.into(), &Value::Null)
     }
 
-    /// The location of the faults would take too much work to find.
+    /// Finding the location of the faults would take too much work.
     pub(super) fn unexplained() -> Self {
         Self::of_body("union", NO_FORM)
     }
@@ -59,7 +59,7 @@ impl FieldFault {
     }
 }
 
-/// The faults that stand for the objections, none twice.
+/// The faults for these errors, without duplicates.
 pub fn list(objections: &[Objection<'_>], unions: &Unions) -> Vec<FieldFault> {
     let mut faults = Vec::new();
     for objection in objections {
@@ -128,8 +128,8 @@ fn add(faults: &mut Vec<FieldFault>, fault: FieldFault) {
     }
 }
 
-/// The one variant whose type fits what was sent, or of those the one whose constants do, such as
-/// the `type` of a block: its objections say more than "none fits".
+/// The only variant whose type matches the value, or, of several, the one whose constants match, such as
+/// the `type` of a block: its errors are more specific than that no branch matches.
 fn meant_variant<'c, 'v>(
     objection: &Objection<'_>,
     context: &'c [Vec<Objection<'v>>],

@@ -1,4 +1,4 @@
-//! Which exact correction answers a validation error, if any does.
+//! Finds the exact correction of a validation error, if there is one.
 
 use std::collections::HashMap;
 
@@ -17,11 +17,11 @@ use super::{
     unions::{Objection, Union, Unions},
 };
 
-/// What happens at one place.
+/// The correction of one value.
 #[derive(Debug, Clone)]
 pub enum Fix {
     Drop,
-    /// The JSON as it was sent, and its value.
+    /// The JSON text as it was sent, and its value.
     Replace {
         text: Box<str>,
         value: Value,
@@ -31,17 +31,17 @@ pub enum Fix {
 /// Corrections by location; the first one counts.
 pub type Fixes = IndexMap<Vec<Step>, Fix>;
 
-/// A keyword with branches, by its schema's place, and where in the value it objects.
+/// A keyword with branches, by its schema's JSON pointer, and the location of its error in the value.
 type Visit = (String, Vec<Step>);
 
-/// What answers an objection, if anything does.
+/// The corrections of an error, if there are any.
 type Answered = Option<Vec<(Vec<Step>, Fix)>>;
 
-/// Looks for corrections of one value.
+/// Searches for corrections of one value.
 pub struct Search<'e> {
     unions: &'e Unions,
-    /// What answers the objection of a keyword with branches, if anything does: each is found out
-    /// once, as branches within branches lead to the same places again and again.
+    /// The corrections of each keyword with branches, if there are any: cached, because branches within branches
+    /// reach the same locations again and again.
     known: HashMap<Visit, Answered>,
 }
 
@@ -58,7 +58,7 @@ impl<'e> Search<'e> {
         }
     }
 
-    /// Adds what would answer `objection`; false where nothing exact does.
+    /// Adds the corrections of `objection`; false if there is no exact one.
     pub fn propose(&mut self, objection: &Objection<'_>, fixes: &mut Fixes) -> bool {
         spend(1);
         let location = &objection.location;
@@ -69,7 +69,7 @@ impl<'e> Search<'e> {
         }
         match objection.value {
             Value::Null if about_the_value(objection) => {
-                // A null in a list is an element; only a member can be left out.
+                // A null in a list is an element; only a member can be omitted.
                 let member = matches!(location.last(), Some(Step::Key(_)));
                 member && put(fixes, location.clone(), Fix::Drop)
             }
@@ -136,7 +136,7 @@ fn about_the_value(objection: &Objection<'_>) -> bool {
     ) || matches!(objection.union(), Some(Union::None(..)))
 }
 
-/// The exact value that a string spells, if the schema expects it there.
+/// The exact value that a string represents, if the schema expects it there.
 fn converted(text: &str, kind: &Kind) -> Option<Fix> {
     let (spelled, value) = scalar(text).or_else(|| container(text, kind))?;
     let wanted = match kind {
@@ -167,19 +167,19 @@ fn converted(text: &str, kind: &Kind) -> Option<Fix> {
     })
 }
 
-/// A boolean or a number in JSON's own spelling, digits kept. Python's `True` is how small
-/// models spell it.
+/// A boolean or a number in JSON's own spelling, with its digits unchanged. Small models write
+/// `True`, as in Python.
 fn scalar(text: &str) -> Option<(&str, Value)> {
     match text {
         "true" | "True" => return Some(("true", true.into())),
         "false" | "False" => return Some(("false", false.into())),
         _ => {}
     }
-    // The parser would allow white space around it.
+    // The parser would accept white space around it.
     let number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit())
         && text.ends_with(|c: char| c.is_ascii_digit());
     let value: Value = serde_json::from_str(text).ok().filter(|_| number)?;
-    // Digits without a point that became a float did not fit: they stay text.
+    // Digits without a point that became a float were too large: they stay text.
     let whole = text
         .bytes()
         .all(|byte| byte == b'-' || byte.is_ascii_digit());
@@ -192,15 +192,15 @@ fn container<'t>(text: &'t str, kind: &Kind) -> Option<(&'t str, Value)> {
     if !matches!(kind, Kind::Type { .. }) || !text.starts_with(['[', '{']) {
         return None;
     }
-    // Counted by its possible size, before it is read.
+    // Counted by its maximum size, before it is parsed.
     spend(text.len() as u64 / 2);
     let json = RawJson::parse(Bytes::copy_from_slice(text.as_bytes())).ok()?;
     Some((text, soundness::parse(&json).ok()?))
 }
 
-// Corrections, written into the bytes as they were sent: everything else keeps its spelling.
+// Writes corrections into the bytes of the body: all other bytes stay unchanged.
 
-/// What changes below one value.
+/// The changes below one value.
 #[derive(Default)]
 pub struct Edits(HashMap<Step, Edit>);
 
@@ -212,7 +212,7 @@ enum Edit {
 }
 
 impl Edits {
-    /// Takes corrections of `value` in, and carries them out on it.
+    /// Adds corrections of `value`, and applies them to it.
     pub fn add(&mut self, fixes: Fixes, value: &mut Value) {
         'fixes: for (path, fix) in fixes {
             let Some((last, above)) = path.split_last() else {
@@ -234,7 +234,7 @@ impl Edits {
         }
     }
 
-    /// The body with the corrections in it.
+    /// The body with the corrections applied.
     pub fn write(&self, body: &RawJson) -> Result<RawJson, serde_json::Error> {
         let mut text = String::with_capacity(body.as_bytes().len());
         self.rewrite(body.as_str(), &mut text)?;

@@ -1,9 +1,9 @@
-//! A bound on the work of one check, whatever schema and value do to each other.
+//! Limits the work of one validation, for any combination of schema and value.
 //!
 //! The validator cannot be stopped from outside, and a schema that refers to itself multiplies its
-//! branches at each level of the value. So each subschema gets a keyword of ours, which counts what
-//! is evaluated. Where the count, the time or the caller's patience ends, that keyword unwinds the
-//! validator's stack up to [`metered`]: it has no other way out, and keeps no state that this hurts.
+//! branches at each level of the value. So each subschema gets a keyword of this crate, which counts
+//! evaluations. When the work, the time limit or the caller's connection ends, that keyword unwinds the
+//! validator's stack up to [`metered`]: there is no other way to stop it, and no state that this could damage.
 
 use std::{
     cell::RefCell,
@@ -17,11 +17,11 @@ use jsonschema::{Keyword, ValidationError, paths::Location};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value, json};
 
-/// The keyword that counts. Its value is where its schema stands, as a JSON pointer; or, in a branch
-/// of ours that fits nothing, what its siblings cost.
+/// The counting keyword. Its value is the JSON pointer of its schema; or, in an added branch that never
+/// matches, the cost of the other branches.
 ///
-/// The validator looks at it last, and not at all where its schema does not fit. So whatever goes on
-/// after something did not fit has such a branch, too: all else ends there.
+/// The validator evaluates it last, and not at all if the rest of its schema does not match. So keywords that
+/// continue after a mismatch get such a branch, too; all others end there.
 pub const COUNTING: &str = "x-mcpo-bridge-counting";
 
 /// Keywords whose value is an object of schemas.
@@ -34,39 +34,39 @@ pub const SCHEMA_MAPS: [&str; 6] = [
     "properties",
 ];
 
-/// Units between two looks at clocks: some 100 µs.
+/// Units of work between two checks of the clocks: some 100 µs.
 const LOOK: u64 = 4_096;
 
-/// Processor time of one check. The count ends nearly all before; it cannot see what a pattern that
-/// backtracks does.
+/// Maximum processor time of one check. The work limit ends nearly all checks before; it does not include
+/// the time of a pattern that backtracks.
 const PROCESSOR: Duration = Duration::from_secs(10);
 
 /// Why a check has no outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
-    /// It takes more work than it may.
+    /// It exceeds the limit of work.
     Work,
-    /// Its time is over.
+    /// Its deadline has passed.
     Time,
-    /// The caller has left.
+    /// The caller has disconnected.
     Left,
 }
 
-/// When a check ends whatever it has found.
+/// The conditions that end a check without an outcome.
 #[derive(Debug, Clone, Default)]
 pub struct Patience {
     /// Its call's deadline.
     pub until: Option<Instant>,
-    /// Belongs to its caller, who drops it when the connection is closed.
+    /// Its strong reference belongs to the caller, and is dropped when the connection is closed.
     pub caller: Option<Weak<()>>,
 }
 
 struct Meter {
-    /// What [`once`] found out.
+    /// The results of [`once`].
     known: HashMap<(String, usize), usize>,
     left: u64,
     next_look: u64,
-    /// Of this thread, when the check began.
+    /// The thread's processor time when the check began.
     processor: Duration,
     patience: Patience,
 }
@@ -75,8 +75,8 @@ thread_local! {
     static METER: RefCell<Option<Meter>> = const { RefCell::new(None) };
 }
 
-/// Runs `check`, and gives it up once it has cost `work` units: one for each schema that a value is
-/// held against and for each name and element that is looked at there.
+/// Runs `check`, and stops it once it has cost `work` units: one for each evaluation of a schema
+/// against a value and for each name and element that it examines.
 pub fn metered<T>(work: u64, patience: &Patience, check: impl FnOnce() -> T) -> Result<T, Stopped> {
     let meter = Meter {
         known: HashMap::new(),
@@ -94,8 +94,8 @@ pub fn metered<T>(work: u64, patience: &Patience, check: impl FnOnce() -> T) -> 
     })
 }
 
-/// What a schema has to do with a value, found out once for each run: values stay where they are
-/// meanwhile.
+/// The result of a schema for a value, computed once per run: values do not move during a
+/// run.
 pub fn once(schema: &str, value: &Value, find: impl FnOnce() -> usize) -> usize {
     let key = (schema.to_owned(), std::ptr::from_ref(value).addr());
     let known = METER.with_borrow(|meter| meter.as_ref()?.known.get(&key).copied());
@@ -107,14 +107,14 @@ pub fn once(schema: &str, value: &Value, find: impl FnOnce() -> usize) -> usize 
     found
 }
 
-/// Counts work that is about to be done.
+/// Counts work before it is done.
 pub fn spend(units: u64) {
     let spent = METER.with_borrow_mut(|meter| match meter {
         Some(meter) => meter.spend(units),
         None => Ok(()),
     });
     if let Err(stopped) = spent {
-        // Without a message: nothing went wrong.
+        // Without a panic message, because this is not an error.
         resume_unwind(Box::new(stopped));
     }
 }
@@ -145,15 +145,15 @@ fn processor_time() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// The schema with the counting keyword in each subschema, and how many there are.
+/// The schema with the counting keyword in each subschema, and the number of subschemas.
 pub fn counted(schema: &Value) -> (Value, usize) {
     let mut count = 0;
     let schema = within(schema, &mut String::new(), &mut count);
     (schema, count)
 }
 
-/// Whatever may be reached as a schema: what no keyword names may be named by a reference, and
-/// elsewhere the keyword does nothing.
+/// Includes all values that may be used as a schema: a value under an unknown keyword may be the target of a
+/// reference, and elsewhere the keyword has no effect.
 fn within(value: &Value, at: &mut String, count: &mut usize) -> Value {
     match value {
         Value::Object(members) => {
@@ -211,7 +211,7 @@ fn below<T>(at: &mut String, step: &str, inside: impl FnOnce(&mut String) -> T) 
     inner
 }
 
-/// What it may cost that none of these fits, for [`Price::of_branches`].
+/// The maximum cost if none of these branches matches, for [`Price::of_branches`].
 fn cost_of(branches: &[Value]) -> Value {
     let (mut parts, mut patterns, mut unique) = (0_u64, 0_u64, false);
     let mut open: Vec<&Value> = branches.iter().collect();
@@ -228,24 +228,24 @@ fn cost_of(branches: &[Value]) -> Value {
             _ => {}
         }
     }
-    // Few of the parts are looked at before something does not fit.
+    // Only few of the parts are evaluated before the first mismatch.
     let parts = branches.len() as u64 + parts / 16;
     json!([parts, patterns, unique, branches.len()])
 }
 
-/// What one evaluation of a schema costs.
+/// The cost of one evaluation of a schema.
 struct Price {
-    /// Of the keywords themselves.
+    /// The cost of the keywords themselves.
     keywords: u64,
     patterns: u64,
     unique: bool,
-    /// Times that the value is looked at.
+    /// The number of times that the value is examined.
     times: u64,
-    /// As many values fit.
+    /// Whether the keyword accepts the value.
     fits: bool,
 }
 
-/// The keyword, for `jsonschema`.
+/// The implementation of the keyword for `jsonschema`.
 #[expect(clippy::unnecessary_wraps, reason = "the library asks for a `Result`")]
 pub fn keyword<'a>(
     schema: &'a Map<String, Value>,
@@ -304,7 +304,7 @@ impl Price {
 
 impl<'i> Keyword<'i> for Price {
     fn validate(&self, value: &'i Value) -> Result<(), ValidationError<'i>> {
-        // Who asks this lists faults, and each takes memory.
+        // This method is called to list errors, each of which takes memory.
         spend(self.price_of(value).saturating_add(3));
         if self.fits {
             Ok(())
@@ -319,7 +319,7 @@ impl<'i> Keyword<'i> for Price {
     }
 }
 
-/// How many values a value is made of.
+/// The number of values within a value.
 pub fn size(value: &Value) -> u64 {
     let inside: u64 = match value {
         Value::Array(items) => items.iter().map(size).sum(),
@@ -339,8 +339,8 @@ pub enum Step {
     Index(usize),
 }
 
-/// The path of a value within `root`. Whether a segment is a key or an index, only the value
-/// knows: "7" may be either.
+/// The path of a value within `root`. Only the value determines whether a segment is a key or an
+/// index: "7" may be either.
 pub fn steps(path: &Location, root: &Value) -> Vec<Step> {
     let mut here = Some(root);
     let segments = path.as_str().split('/').skip(1);
@@ -370,7 +370,7 @@ impl Step {
         }
     }
 
-    /// The value one step inside, to change it.
+    /// The value one step inside, mutable.
     pub fn of_mut<'a>(&self, value: &'a mut Value) -> Option<&'a mut Value> {
         match (value, self) {
             (Value::Array(items), Self::Index(index)) => items.get_mut(*index),

@@ -1,7 +1,7 @@
 //! Validation of a call's arguments against the tool's own schema; valid ones are passed on unchanged.
 //!
-//! Small models send `"5"` for 5 and `null` for "nothing". Only where validation fails, and only
-//! at the failing places, such values are replaced by their exact meaning.
+//! Small models send `"5"` for 5 and `null` for an omitted value. If validation fails, and only at the
+//! failing places, such values are replaced by their exact meaning.
 
 mod fault;
 mod fixes;
@@ -26,29 +26,30 @@ use crate::schema::{deeper_than, request_schema_of};
 pub use fault::FieldFault;
 pub use meter::{Patience, SCHEMA_MAPS, Stopped};
 
-/// Corrections may uncover more: a variant is chosen, then its members are looked at.
+/// Maximum number of correction rounds. A correction may reveal more errors: a variant is chosen, then its
+/// members are checked.
 const ROUNDS: usize = 4;
 
-/// Levels of a body that is held against a schema; see `soundness` for why.
+/// Maximum nesting of a body that is validated against a schema; see `soundness` for the reason.
 const BODY_DEPTH: usize = 64;
 
 /// The length, in bytes, of a body that may be checked with [`Effort::brief`].
 pub const BRIEF_BYTES: usize = 64 * 1024;
 
-/// Work of such a check: some milliseconds.
+/// Work limit of such a check: some milliseconds.
 const BRIEF_WORK: u64 = 20_000;
 
-/// Work of finding out whether a value fits: some seconds. The largest body against an ordinary
+/// Work limit of deciding whether a value is valid: some seconds. The largest body with an ordinary
 /// schema takes a tenth.
 const DECIDING: u64 = 50_000_000;
 
-/// Work of a correction or an explanation, which also takes memory for each fault.
+/// Work limit of a correction or an explanation, which also takes memory for each error.
 const EXPLAINING: u64 = 600_000;
 
-/// How much a check may cost.
+/// The limits of a check.
 #[derive(Debug, Clone)]
 pub struct Effort {
-    /// On a thread that others wait for.
+    /// The check runs on a thread that serves other requests, too.
     brief: bool,
     deciding: u64,
     explaining: u64,
@@ -56,7 +57,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// The limit on a thread that serves other requests, too.
+    /// The limits on a thread that serves other requests, too.
     pub fn brief() -> Self {
         Self {
             brief: true,
@@ -66,7 +67,7 @@ impl Effort {
         }
     }
 
-    /// The limit of a check on a thread of its own.
+    /// The limits of a check on a separate thread.
     pub fn whole(patience: Patience) -> Self {
         Self {
             brief: false,
@@ -94,12 +95,12 @@ impl Effort {
     }
 }
 
-/// Why arguments are not passed on.
+/// Why arguments are rejected.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Unfit {
-    /// These fields are wrong.
+    /// These fields are invalid.
     Faults(Vec<FieldFault>),
-    /// There is no outcome: a brief check must be repeated as a whole one, or the caller has left.
+    /// There is no outcome: a brief check must be repeated as a whole one, or the caller has disconnected.
     Stopped(Stopped),
 }
 
@@ -111,12 +112,12 @@ pub struct ArgumentRules {
 
 struct Checker {
     validator: Validator,
-    /// With the counting keyword, and how many subschemas it has.
+    /// The schema with the counting keyword, and the number of its subschemas.
     counted: (Value, usize),
     unions: OnceLock<Option<Arc<Unions>>>,
 }
 
-/// Reads a request body as JSON; no body, or one of white space, is an empty object.
+/// Reads a request body as JSON; an empty body, or one of white space, is an empty object.
 pub fn read_body(body: Bytes) -> Result<RawJson, serde_json::Error> {
     let body = utf8(body);
     if body.iter().all(u8::is_ascii_whitespace) {
@@ -126,9 +127,9 @@ pub fn read_body(body: Bytes) -> Result<RawJson, serde_json::Error> {
 }
 
 impl ArgumentRules {
-    /// Compiles an `inputSchema`, without fetching anything. Where it cannot be used, what the
-    /// document shows of it is; where that cannot either, nothing is checked but that the body is an
-    /// object. `warning` then says why.
+    /// Compiles an `inputSchema`, without network access. If the schema is unusable, its version in the
+    /// document is used; if that one is unusable too, the only check is that the body is an
+    /// object. `warning` then contains the reason.
     pub fn compile(schema: &Value) -> Self {
         let (checker, warning) = match Checker::compile(schema) {
             Ok(checker) => (Some(checker), None),
@@ -148,7 +149,7 @@ impl ArgumentRules {
         self.warning.as_deref()
     }
 
-    /// The arguments to send: the very bytes of `body` where they are valid, else with exact
+    /// The arguments to send: the bytes of `body` unchanged if they are valid, otherwise with exact
     /// corrections at the failing places. `null` counts as `{}`. At most 20 faults.
     pub fn check(&self, body: &RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
         let fault = |fault| Unfit::Faults(vec![fault]);
@@ -180,7 +181,7 @@ impl ArgumentRules {
     }
 }
 
-/// At least as many as the value has levels.
+/// An upper bound of the value's nesting.
 fn brackets(body: &RawJson) -> usize {
     let bytes = body.as_bytes().iter();
     bytes.filter(|byte| matches!(byte, b'[' | b'{')).count()
@@ -188,7 +189,7 @@ fn brackets(body: &RawJson) -> usize {
 
 impl Checker {
     fn compile(schema: &Value) -> Result<Self, String> {
-        // A tool without a schema accepts everything.
+        // A tool without a schema accepts any arguments.
         let schema = match schema {
             Value::Null => &Value::Bool(true),
             schema => schema,
@@ -244,7 +245,7 @@ impl Checker {
             Some(fault::list(&objections, unions))
         })?;
         match explained.flatten() {
-            // Patterns that exceed their limit prove nothing about the value.
+            // A pattern that exceeds its limit does not show that the value is invalid.
             Some(faults) if faults.is_empty() => written(&edits),
             Some(faults) => Err(Unfit::Faults(faults)),
             None => Err(Unfit::Faults(vec![FieldFault::unexplained()])),

@@ -1,6 +1,6 @@
-//! Schemas that a validator would never finish with. They come from servers, and one of them
-//! must not take the bridge down: a reference that leads back to itself without going deeper
-//! into the value, or references that double at every step.
+//! Rejects schemas that a validator could not finish. They come from servers, and one of them
+//! must not stop the bridge: a reference to itself at the same level of the value, or references
+//! that double at every step.
 
 use std::{collections::HashMap, fmt};
 
@@ -11,17 +11,17 @@ use serde_json::{Map, Number, Value};
 use super::meter::size;
 use crate::schema::{Refs, SOURCE_DEPTH, Target, deeper_than};
 
-/// References and branches followed one after another. The validator recurses this often at
+/// Maximum length of a chain of references and branches. The validator recurses this often at
 /// every level of the body, and a thread has 2 MiB of stack.
 const CHAIN: usize = 40;
 
-/// Schemas that one value is held against.
+/// Maximum number of schemas that apply to one value.
 const WORK: u64 = 50_000;
 
-/// Values in a schema: some seconds of compiling.
+/// Maximum number of values in a schema: some seconds of compiling.
 const PARTS: u64 = 200_000;
 
-/// Says why a schema must not be compiled.
+/// Returns the reason if a schema must not be compiled.
 pub fn check(schema: &Value) -> Result<(), String> {
     if deeper_than(schema, SOURCE_DEPTH) {
         return Err(format!("inputSchema nests more than {SOURCE_DEPTH} levels"));
@@ -53,12 +53,12 @@ pub fn check(schema: &Value) -> Result<(), String> {
 
 struct Search<'a> {
     refs: &'a Refs<'a>,
-    /// By address; `None` while it is being looked at.
+    /// By address; `None` while the schema is being visited.
     known: HashMap<*const Value, Option<u64>>,
 }
 
 impl<'a> Search<'a> {
-    /// How many schemas apply to the same value as this one does, itself included.
+    /// The number of schemas that apply to the same value, including this one.
     fn work(&mut self, place: Target<'a>, chain: usize) -> Result<u64, String> {
         let address = std::ptr::from_ref(place.schema);
         match self.known.get(&address) {
@@ -101,9 +101,9 @@ impl<'a> Search<'a> {
     }
 }
 
-// JSON in which no key stands twice: two readers would disagree about which one counts.
+// JSON without duplicate keys: two parsers could use different ones of them.
 
-/// Reads the whole body; at every level, since the schema is checked at every level.
+/// Parses the whole body, and checks every level, since the schema is checked at every level.
 pub fn parse(body: &RawJson) -> Result<Value, serde_json::Error> {
     body.read::<Strict>().map(|strict| strict.0)
 }

@@ -268,7 +268,7 @@ proptest! {
 
 #[test]
 fn long_chains_and_deep_bodies_together_leave_the_stack_alone() {
-    // The longest chain that is accepted, taken again at every level of the deepest body.
+    // The longest chain that is accepted, used again at every level of the deepest body.
     let mut defs = serde_json::Map::new();
     defs.insert(
         "n0".into(),
@@ -360,7 +360,7 @@ fn toggles(depth: usize, innermost: &str) -> String {
 fn a_mistake_deep_in_a_recursive_union_is_found_and_named() {
     for children_first in [false, true] {
         let schema = blocks(children_first);
-        // Two levels for each block; a body has 64.
+        // Two levels for each block; the maximum for a body is 64.
         for depth in [0, 5, 20, 29] {
             let right = toggles(depth, r#"{"type":"code"}"#);
             assert_eq!(check(&schema, &right).unwrap(), right);
@@ -380,8 +380,8 @@ fn a_mistake_deep_in_a_recursive_union_is_found_and_named() {
     }
 }
 
-/// What multiplies at each level of the value, by whatever keyword: each is `x`, which fits nothing
-/// but lists of itself.
+/// Schemas that multiply at each level of the value, with different keywords: each is `x`, which matches only
+/// lists of itself.
 fn hostile() -> Vec<Value> {
     let list = json!({"type": "array", "items": {"$ref": "#/$defs/x"}});
     let lists = vec![list.clone(); 8];
@@ -404,7 +404,7 @@ fn hostile() -> Vec<Value> {
     ];
     let with = |x: &Value| json!({"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}, "$defs": {"x": x}});
     let mut all: Vec<Value> = definitions.iter().map(with).collect();
-    // Without a reference to itself: each level names the next one twice.
+    // Without a reference to itself: each level refers to the next one twice.
     let mut defs = serde_json::Map::new();
     defs.insert("n0".into(), json!({"type": "integer"}));
     for level in 1..62 {
@@ -422,7 +422,7 @@ fn hostile() -> Vec<Value> {
     all
 }
 
-/// Bounds that are reached at once, also where the machine is slow: what is not counted would go on
+/// Limits that are reached at once, also on a slow machine: work that is not counted would continue
 /// for minutes, or take all memory.
 fn little() -> Effort {
     Effort {
@@ -448,7 +448,7 @@ fn no_schema_and_value_together_cost_more_than_their_bound() {
                 assert!(!matches!(outcome, Err(Unfit::Stopped(_))), "{number}");
                 assert!(!said.contains("counting"), "{number}: {said}");
                 let lists = open == "[" && bottom == "[]";
-                // What only refers to itself is decided as if it did not.
+                // A schema that only refers to itself is decided as if it did not.
                 if number < 2 && lists {
                     assert_eq!(outcome.is_ok(), number == 0, "{number}");
                 }
@@ -502,7 +502,7 @@ fn past_the_bounds_nothing_is_passed_on_and_nothing_explained() {
     assert_eq!(kind(r#""a""#, &few(10_000, 0)), "too_complex");
     assert_eq!(kind("5", &few(1_000_000, 10_000)), "union");
     assert_eq!(kind("5", &few(1_000_000, 1_000_000)), "string_type");
-    // A brief check says that there is no outcome yet.
+    // A brief check reports that there is no outcome yet.
     assert_eq!(kind(r#""a""#, &Effort::brief()), "Err(Stopped(Work))");
 }
 
@@ -513,7 +513,7 @@ fn a_large_ordinary_body_passes() {
     let line = format!("[{}]", vec![r#"1,"two",null"#; 30].join(","));
     let body = format!(r#"{{"rows":[{}]}}"#, vec![line.as_str(); 2_000].join(","));
     assert_eq!(check(&schema, &body).unwrap(), body);
-    // One wrong cell is not named among so many.
+    // One invalid cell is not reported separately among so many.
     let wrong = body.replacen("two\",null", "two\",{}", 1);
     assert!(!check(&schema, &wrong).unwrap_err().is_empty());
 }
@@ -562,7 +562,7 @@ fn json_text_becomes_the_list_or_object_that_is_asked() {
             r#"{"list":"[{\"n\": 1.0}]"}"#,
             Ok(r#"{"list":[{"n": 1.0}]}"#),
         ),
-        // And what is within it, exactly too.
+        // The same for values within it.
         (
             r#"{"list":" [{\"n\": \"5\"}, {\"n\":null}]\n"}"#,
             Ok(r#"{"list":[{"n":5},{}]}"#),

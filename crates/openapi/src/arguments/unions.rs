@@ -1,9 +1,9 @@
-//! What `anyOf` and `oneOf` object to, one level at a time.
+//! The errors of `anyOf` and `oneOf`, one level at a time.
 //!
-//! The validator itself lists the objections of all branches, of all branches within them, and so on,
-//! each with a copy of the value: for a schema that refers to itself that grows with the power of the
-//! depth. Here such a keyword says only that nothing fits. Who wants to know more asks
-//! [`Unions::context`], for the one value where it matters.
+//! The validator itself lists the errors of all branches, of all branches within them, and so on,
+//! each with a copy of the value: for a schema that refers to itself this grows exponentially with the
+//! depth. Here such a keyword only reports that no branch matches. [`Unions::context`] returns the details,
+//! for a single value.
 
 use std::{
     collections::HashMap,
@@ -22,21 +22,21 @@ use super::{
     meter::{COUNTING, Step, at, spend, steps},
 };
 
-/// The address of the schema among the validator's documents.
+/// The URI of the schema among the validator's documents.
 const HOME: &str = "mcpo-bridge:///schema";
 
-/// Branches of one keyword that are looked into: no model is helped by more.
+/// Maximum number of branches of one keyword that are explained: more would not help a model.
 const BRANCHES: usize = 128;
 
-/// Subschemas that are compiled for explanations of one tool. Each branch is compiled with all that
-/// it refers to.
+/// Maximum number of subschemas that are compiled for explanations of one tool. Each branch is compiled with
+/// all schemas that it refers to.
 const COMPILED: usize = 500_000;
 
-/// The explaining validators of one schema.
+/// The validators that explain the errors of one schema.
 pub struct Unions {
     registry: Registry<'static>,
     draft: Draft,
-    /// Subschemas that one compilation may come to.
+    /// Maximum number of subschemas of one compilation.
     nodes: usize,
     compiled: Mutex<Compiled>,
     own: Weak<Self>,
@@ -50,7 +50,7 @@ struct Compiled {
 }
 
 impl Unions {
-    /// Takes a schema in which work is counted already, and that compiles.
+    /// Takes a schema with the counting keyword, which must compile.
     pub fn new(counted: &Value, nodes: usize) -> Option<Arc<Self>> {
         let draft = Draft::default().detect(counted);
         let registry = Registry::new().draft(draft).add(HOME, counted.clone());
@@ -66,7 +66,7 @@ impl Unions {
         }))
     }
 
-    /// All objections to the whole value; `None` where they cannot be found.
+    /// All errors of the whole value; `None` if they cannot be determined.
     pub fn objections<'v>(&self, value: &'v Value) -> Option<Vec<Objection<'v>>> {
         let root = self.validator("", true)?;
         Some(list(&root, value, &[]))
@@ -135,7 +135,7 @@ impl Unions {
     }
 }
 
-/// What every compilation of a schema has.
+/// The options of every compilation.
 pub fn options<'i>() -> ValidationOptions<'i> {
     jsonschema::options()
         .offline()
@@ -178,7 +178,7 @@ impl BranchesOf {
         Box::new(Self {
             unions: unions.clone(),
             schema: location.unwrap_or_default().to_owned(),
-            // Without the branch that counts.
+            // Without the branch with the counting keyword.
             count: branches
                 .as_array()
                 .map_or(0, |all| all.len().saturating_sub(1)),
@@ -186,15 +186,15 @@ impl BranchesOf {
         })
     }
 
-    /// How many branches fit; no more are counted than matter.
+    /// The number of branches that match, up to the number that matters.
     fn fitting(&self, value: &Value) -> usize {
-        // Gone only if the tool was removed; the outcome is then not used.
+        // Dropped only if the tool was removed; the result is then not used.
         let Some(unions) = self.unions.upgrade() else {
             return 1;
         };
         let find = || {
             let branches = (0..self.count).filter(|index| {
-                // What cannot be looked into does not object here: the whole is refused already.
+                // A branch that cannot be compiled counts as a match: the whole value has been rejected already.
                 let branch = unions.branch(&self.schema, self.name, *index, false);
                 branch.is_none_or(|branch| branch.is_valid(value))
             });
@@ -211,7 +211,7 @@ impl<'i> Keyword<'i> for BranchesOf {
         match self.fitting(value) {
             1 => Ok(()),
             0 => {
-                // The validator copies what a keyword of ours objects to.
+                // The validator copies the value for an error of a custom keyword.
                 spend(meter::size(value));
                 let (keyword, count, schema) = (self.name, self.count, &self.schema);
                 Err(ValidationError::custom(format!(
@@ -232,35 +232,35 @@ impl<'i> Keyword<'i> for BranchesOf {
 
 // The errors of a validator.
 
-/// Between the keyword and the place of its schema, in an error's message.
+/// The separator between the keyword and the JSON pointer of its schema, in an error's message.
 const BETWEEN: char = ' ';
 
-/// Bytes of a value, or characters of a message, that are shown.
+/// Maximum number of bytes of a value, or characters of a message, that are shown.
 pub const SHOWN: usize = 300;
 
-/// A fault of the value that was checked, or of a branch that does not fit.
+/// An error of the checked value, or of a branch that does not match.
 pub struct Objection<'v> {
     /// The error of the validator.
     pub kind: Kind,
-    /// Its own name and words for it.
+    /// The validator's own name and text of the error.
     pub words: (String, String),
-    /// Where in the whole value.
+    /// The location in the whole value.
     pub location: Vec<Step>,
-    /// The value there.
+    /// The value at that location.
     pub value: &'v Value,
 }
 
-/// A keyword of which no branch fits, or more than one.
+/// A keyword with no matching branch, or with more than one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Union<'e> {
-    /// No branch fits. The keyword, where its schema is, and how many branches there are.
+    /// No branch matches. The keyword, the JSON pointer of its schema, and the number of branches.
     None(&'e str, &'e str, usize),
-    /// More than one branch of `oneOf` fits.
+    /// More than one branch of `oneOf` matches.
     Several,
 }
 
 impl Objection<'_> {
-    /// The keyword with branches that objects, if one does.
+    /// The keyword with branches that reports the error, if one does.
     pub fn union(&self) -> Option<Union<'_>> {
         let Kind::Custom { message, .. } = &self.kind else {
             return None;
@@ -279,7 +279,7 @@ impl Objection<'_> {
 /// The validator's own name and text of an error.
 pub fn own_words(error: &ValidationError<'_>) -> (String, String) {
     match error.kind() {
-        // For these there are better ones; words for each of a long list would only be memory.
+        // These have better texts; in a long list, their own would only take memory.
         Kind::Type { .. } | Kind::Required { .. } | Kind::Custom { .. } => Default::default(),
         other => {
             let masked = error.masked_with("Input").to_string();
@@ -288,7 +288,7 @@ pub fn own_words(error: &ValidationError<'_>) -> (String, String) {
     }
 }
 
-/// The beginning of a text, marked where it was cut.
+/// The beginning of a text, with a mark if it was cut.
 pub fn shorten(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,19 +1,19 @@
-//! Pages for people: Swagger UI for one server, and the list of servers. Everything is in the
+//! HTML pages: Swagger UI for one server, and the list of servers. All files are in the
 //! binary, and every link is relative, so that the pages work under any path prefix.
 
 use std::{borrow::Cow, fmt::Write, sync::Arc};
 
-/// `Content-Security-Policy` of `docs_page`. Swagger UI sets styles inline and shows its icons
-/// as data URIs; scripts come from us alone, and calls go to us alone.
+/// `Content-Security-Policy` of `docs_page`. Swagger UI sets styles inline and has its icons
+/// as data URIs; scripts and calls are limited to the bridge's origin.
 pub const DOCS_CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
 
-/// Starts Swagger UI. A file of its own: the page's policy allows no inline script.
+/// Starts Swagger UI. A separate file, because the page's policy allows no inline script.
 const START: &str = include_str!("start.js");
 
 /// The docs page of one server. `openapi_url` is the document's address and `assets_url` that of
-/// the assets, without a slash at its end; both as seen from the page: `openapi.json` and
+/// the assets, without a trailing slash; both relative to the page: `openapi.json` and
 /// `../../docs/assets`.
 pub fn docs_page(title: &str, openapi_url: &str, assets_url: &str) -> String {
     let [title, openapi_url, assets] = [title, openapi_url, assets_url].map(escape);
@@ -62,9 +62,9 @@ pub fn asset(path: &str) -> Option<(Cow<'static, str>, Cow<'static, [u8]>)> {
     Some((file.content_type.into(), file.bytes))
 }
 
-// Text in HTML.
+// HTML escaping.
 
-/// Safe in text and in quoted attributes.
+/// Escapes for text and for quoted attributes.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -86,10 +86,10 @@ pub struct IndexEntry<'a> {
     pub name: &'a str,
     /// Its own title, if known.
     pub title: Option<&'a str>,
-    /// How it is.
+    /// Its status.
     pub status: IndexStatus<'a>,
-    /// Where its routes are, as seen from the page, percent-encoded, without a slash at its end:
-    /// `mcpo/excel`. A server's own text must never be in it.
+    /// The address of its routes, relative to the page, percent-encoded, without a trailing slash:
+    /// `mcpo/excel`. It must never contain a server's own text.
     pub url: &'a str,
 }
 
@@ -98,21 +98,21 @@ pub struct IndexEntry<'a> {
 pub enum IndexStatus<'a> {
     /// Its tools are known.
     Ready {
-        /// How many it offers.
+        /// The number of offered tools.
         tools: usize,
     },
-    /// It is being asked for its tools.
+    /// The list of its tools is being read.
     Starting,
-    /// It did not start; it is tried again.
+    /// It failed to start; the start is retried.
     Failed {
-        /// Why, for people.
+        /// The reason, for users.
         reason: &'a str,
     },
 }
 
 const STYLE: &str = include_str!("index.css");
 
-/// A plain page without scripts, light or dark as the reader's system is.
+/// A plain page without scripts, light or dark according to the reader's system.
 pub fn index_page(servers: &[IndexEntry<'_>]) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\

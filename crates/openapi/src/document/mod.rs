@@ -20,28 +20,28 @@ pub struct DocumentInput<'a> {
     pub title: &'a str,
     /// The server's version; may be empty.
     pub version: &'a str,
-    /// The server's instructions, for people: models never see them here.
+    /// The server's instructions, for users: models do not read this description.
     pub description: Option<&'a str>,
-    /// The path of the operations, without a slash at its end: `/mcpo/excel`.
+    /// The path of the operations, without a trailing slash: `/mcpo/excel`.
     pub server_url: &'a str,
-    /// The tools to show, in order. Of two with one name the first counts.
+    /// The tools of the document, in order. Of two with the same name, the first is used.
     pub tools: &'a [Tool],
-    /// Text that each operation's description ends with.
+    /// Text to append to each operation's description.
     pub usage_guide: Option<&'a str>,
     /// Whether calls need a key.
     pub secured: bool,
-    /// How operations are called.
+    /// The naming scheme of operation ids.
     pub operation_ids: OperationIds,
 }
 
-/// The document. Size and time follow the tools; build it once per catalogue.
+/// The document. Size and time are linear in the tools; build it once per catalogue.
 pub fn document(input: &DocumentInput<'_>) -> Value {
     let mut names: HashSet<&str> = HashSet::new();
     let mut tools: Vec<&Tool> = input.tools.iter().collect();
     tools.retain(|tool| !tool.name.is_empty() && names.insert(&tool.name));
     let names = tools.iter().map(|tool| match input.operation_ids {
         OperationIds::Tool => tool.name.to_string(),
-        // As FastAPI named them in mcpo: clients may filter on it.
+        // FastAPI's names in mcpo: clients may filter by them.
         OperationIds::Mcpo => format!("tool_{}_post", tool.name),
     });
     let names: Vec<String> = names.collect();
@@ -67,7 +67,7 @@ pub fn document(input: &DocumentInput<'_>) -> Value {
     })
 }
 
-// What all operations share.
+// The parts that all operations share.
 
 /// The `components` object: schemas and responses that all operations refer to.
 fn components(secured: bool) -> Value {
@@ -81,26 +81,26 @@ fn components(secured: bool) -> Value {
 
 // Names of tools in URLs and as operation ids.
 
-/// All but RFC 3986's unreserved characters: `/`, spaces and `{` of OpenAPI's templates too.
+/// All characters except RFC 3986's unreserved ones: also `/`, spaces and the `{` of OpenAPI's templates.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// What model APIs take as a function's name.
+/// Maximum length of a function's name in model APIs.
 const LONGEST: usize = 64;
 
-/// In front of names that URLs take for steps between folders, encoded or not.
+/// The prefix of names that URLs treat as relative path segments, encoded or not.
 const DOTS: &str = "tool_";
 
-/// A name as one segment of a URL's path, percent-encoded.
+/// A name as one path segment of a URL, percent-encoded.
 pub fn path_segment(name: &str) -> String {
     let front = if is_dots(name) { DOTS } else { "" };
     format!("{front}{}", utf8_percent_encode(name, SEGMENT))
 }
 
-/// The name that a segment stands for besides its own: clients cannot ask for `/..`.
+/// The name that a segment with the prefix represents: clients cannot request `/..`.
 pub fn name_of_dots(segment: &str) -> Option<&str> {
     segment.strip_prefix(DOTS).filter(|name| is_dots(name))
 }
@@ -109,8 +109,8 @@ fn is_dots(name: &str) -> bool {
     matches!(name, "." | "..")
 }
 
-/// One id per name, in order: `[A-Za-z0-9_-]{1,64}`, all different. A name that is an id already
-/// keeps it, whatever the others are.
+/// One id per name, in order: `[A-Za-z0-9_-]{1,64}`, all different. A name that is a valid id
+/// keeps it, regardless of the other names.
 pub fn operation_ids<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let names: Vec<&str> = names.into_iter().collect();
     let mapped: Vec<String> = names.iter().map(|name| map(name)).collect();
@@ -145,9 +145,9 @@ fn map(name: &str) -> String {
     if id.is_empty() { "tool".into() } else { id }
 }
 
-// The document at the root: no operations, but where they are.
+// The document at the root: it has no operations, only links to the servers.
 
-/// Like mcpo's: the servers with links to their docs, in the description.
+/// As in mcpo: the servers with links to their docs, in the description.
 pub fn index_document(said: &Documents, servers: &[IndexEntry<'_>]) -> Value {
     let text = said.description.as_deref();
     let mut description = text.unwrap_or("MCP servers as OpenAPI.").to_owned();
@@ -174,7 +174,7 @@ fn post_operation(tool: &Tool, id: &str, input: &DocumentInput<'_>) -> Value {
     let body = request_schema(tool).schema;
     let summary = summary(tool);
     let mut operation = json!({ "operationId": id, "summary": summary });
-    // A key with an empty text would hide the summary from Open WebUI.
+    // An empty description would hide the summary in Open WebUI.
     if let Some(description) = description(tool, &summary, input.usage_guide) {
         operation["description"] = description.into();
     }
@@ -222,7 +222,7 @@ fn description(tool: &Tool, summary: &str, guide: Option<&str>) -> Option<String
     Some(format!("{}\n\n{guide}", own.unwrap_or(summary)))
 }
 
-/// The tool's title, else its name as mcpo wrote it: spaces and title case.
+/// The tool's title, else its name in mcpo's form: spaces and title case.
 fn summary(tool: &Tool) -> String {
     let text = |value: Option<&Value>| {
         let text = value?.as_str()?.trim();
@@ -233,7 +233,7 @@ fn summary(tool: &Tool) -> String {
     title.unwrap_or_else(|| title_case(&tool.name.replace('_', " ")))
 }
 
-/// As Python's `str.title`: a letter after anything but a letter is upper case, others lower.
+/// As Python's `str.title`: a letter after a non-letter becomes upper case, others lower case.
 fn title_case(text: &str) -> String {
     let mut within_word = false;
     let mut titled = String::with_capacity(text.len());
@@ -248,23 +248,23 @@ fn title_case(text: &str) -> String {
     titled
 }
 
-// What an operator says of documents.
+// The configuration of documents.
 
-/// What documents say.
+/// The texts of documents.
 #[derive(Debug, Clone)]
 pub struct Documents {
     /// The title at the root.
     pub name: Option<String>,
     /// The description at the root.
     pub description: Option<String>,
-    /// The version at the root, if the command line names one.
+    /// The version at the root, if given on the command line.
     pub version: Option<String>,
-    /// How operations are called.
+    /// The naming scheme of operation ids.
     pub operation_ids: OperationIds,
 }
 
 impl Documents {
-    /// For the document of one server among several: it speaks for itself.
+    /// For the document of one server among several, which has its own title, description and version.
     #[must_use]
     pub fn of_server(&self) -> Self {
         Self {
@@ -276,12 +276,12 @@ impl Documents {
     }
 }
 
-/// How operations are called.
+/// The naming scheme of operation ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OperationIds {
-    /// As their tools.
+    /// The names of the tools.
     Tool,
-    /// `tool_NAME_post`, as `FastAPI` made them for mcpo.
+    /// `tool_NAME_post`, as generated by `FastAPI` for mcpo.
     Mcpo,
 }
 
@@ -330,7 +330,7 @@ mod tests {
         }
     }
 
-    /// As excel-mcp-server, a time server and a slide server write them.
+    /// Tools as defined by excel-mcp-server, a time server and a slide server.
     fn realistic() -> Vec<Tool> {
         tools(json!([
             {
@@ -448,7 +448,7 @@ mod tests {
         assert_eq!(ids[1], format!("{}_2", "x".repeat(62)));
     }
 
-    /// With a look at each id before, the test would be ended for its time.
+    /// If the search checked every earlier id, the test would exceed its timeout.
     #[test]
     fn of_very_many_names_without_a_latin_letter_each_has_an_id() {
         let names: Vec<String> = (0..100_000)

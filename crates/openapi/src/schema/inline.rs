@@ -1,4 +1,4 @@
-//! The walk over one schema, keyword by keyword.
+//! The conversion of one schema, keyword by keyword.
 
 use serde_json::{Map, Value, json};
 
@@ -7,18 +7,18 @@ use super::{
     never, write,
 };
 
-/// One attempt at writing a schema out within the given limits.
+/// One attempt at converting a schema within the given limits.
 pub struct Inliner<'a> {
     refs: &'a Refs<'a>,
     limits: Limits,
     budget: Budget,
     pub warnings: Warnings,
-    /// The references that are being followed, outermost first.
+    /// The references being followed, outermost first.
     trail: Vec<&'a Value>,
-    /// What `#` means here.
+    /// The target of `#` at this place.
     resource: &'a Value,
     depth: usize,
-    /// Within `not` and `if` nothing may be added: a tighter inner schema is a looser outer one.
+    /// Within `not` and `if` nothing may be added: a stricter inner schema makes the outer one less strict.
     exact: bool,
 }
 
@@ -38,7 +38,7 @@ impl<'a> Inliner<'a> {
         }
     }
 
-    /// A schema that stands alone, with its type written out.
+    /// A self-contained schema with an explicit type.
     pub fn convert(&mut self, schema: &'a Value) -> Step<Value> {
         let mut converted = self.untyped(schema)?;
         let incomplete = !self.exact && !is_never(&converted);
@@ -48,7 +48,7 @@ impl<'a> Inliner<'a> {
         Ok(converted)
     }
 
-    /// The same before types are derived, as it is needed for merging.
+    /// The same without derived types, for merging.
     pub fn untyped(&mut self, schema: &'a Value) -> Step<Value> {
         self.budget.node()?;
         match schema {
@@ -92,7 +92,7 @@ impl<'a> Inliner<'a> {
                 "properties" | "patternProperties" | "dependentSchemas" => {
                     let mut schemas = self.named_schemas(value)?;
                     if key == "properties" {
-                        // `false` forbids the property: it is not offered.
+                        // `false` forbids the property, so it is omitted.
                         schemas.retain(|_, schema| !is_never(schema));
                     }
                     out.insert(key.clone(), schemas.into());
@@ -135,7 +135,7 @@ impl<'a> Inliner<'a> {
         Ok(out)
     }
 
-    /// The schema that a reference points at, or a permissive one if it cannot be followed.
+    /// The target of a reference, or a permissive schema if it cannot be followed.
     fn follow(&mut self, reference: &'a Value) -> Step<Value> {
         let found = reference
             .as_str()
@@ -214,7 +214,7 @@ impl<'a> Inliner<'a> {
         Ok(schemas)
     }
 
-    /// Draft 7's one keyword became two.
+    /// Draft 7's `dependencies` became two keywords.
     fn dependencies(&mut self, value: &'a Value, out: &mut Map<String, Value>) -> Step<()> {
         let (mut names, mut schemas) = (Map::new(), Map::new());
         for (name, dependency) in value.as_object().into_iter().flatten() {
@@ -261,7 +261,7 @@ impl<'a> Inliner<'a> {
         Ok(())
     }
 
-    /// Keywords without schemas in them, kept where they mean something.
+    /// Keywords without subschemas, kept where they are valid.
     fn plain(
         &mut self,
         key: &str,
@@ -295,7 +295,7 @@ impl<'a> Inliner<'a> {
                 Some(value.clone())
             }
             _ if key.starts_with("x-") => Some(value.clone()),
-            // A structure that we do not know may hold references, which would dangle.
+            // An unknown structure may contain references, which would be dangling.
             _ => (!value.is_object() && !value.is_array()).then(|| value.clone()),
         };
         if let Some(kept) = kept {
@@ -307,7 +307,7 @@ impl<'a> Inliner<'a> {
     }
 }
 
-/// A variant that is itself but variants gives way to them: Open WebUI unwraps the only one beside
+/// Replaces a variant that consists only of variants by these: Open WebUI unwraps the only variant besides
 /// `null` and then drops its `anyOf`.
 fn flat(branches: Vec<Value>) -> Vec<Value> {
     let mut all = Vec::with_capacity(branches.len());
@@ -326,7 +326,7 @@ fn flat(branches: Vec<Value>) -> Vec<Value> {
     all
 }
 
-/// Draft 4 had `exclusiveMinimum: true` beside `minimum`.
+/// Draft 4 had `exclusiveMinimum: true` in addition to `minimum`.
 fn bound(key: &str, value: &Value, map: &Map<String, Value>) -> Option<Value> {
     let flag = |name: &str| map.get(name) == Some(&Value::Bool(true));
     let value = match (key, value) {
@@ -339,7 +339,7 @@ fn bound(key: &str, value: &Value, map: &Map<String, Value>) -> Option<Value> {
     value.is_number().then(|| value.clone())
 }
 
-/// A property that was left out cannot be required of the model.
+/// Removes omitted properties from `required`.
 fn drop_impossible(map: &Map<String, Value>, out: &mut Map<String, Value>) {
     let left_out = |name: &&Value| {
         let name = name.as_str().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! One schema out of several that all hold (`allOf`, siblings of `$ref`), or of which one holds.
+//! Merges several schemas into one: all must match (`allOf`, siblings of `$ref`), or one of them.
 
 use serde_json::{Map, Value, json};
 
@@ -35,7 +35,7 @@ pub fn both(into: &mut Map<String, Value>, part: Value) {
             other => *other = json!([left_over]),
         }
     }
-    // They apply to arrays only; without this, "anything" and "a string" would keep `items`.
+    // They apply to arrays only; without this, the merge of "any" and "string" would keep `items`.
     let types = named(into);
     if !types.is_empty() && !types.contains(&"array") {
         into.shift_remove("items");
@@ -46,7 +46,7 @@ pub fn both(into: &mut Map<String, Value>, part: Value) {
 /// Merges `other` into `mine`; returns `other` if one keyword cannot express both.
 fn keyword(key: &str, mine: &mut Value, other: Value) -> Option<Value> {
     match key {
-        // The outer text is about this use, the inner about the type.
+        // The outer text describes this use, the inner one the type.
         "title" | "description" | "default" | "examples" | "example" | "deprecated"
         | "readOnly" | "writeOnly" | "$comment" => None,
         "properties" => {
@@ -75,7 +75,7 @@ fn keyword(key: &str, mine: &mut Value, other: Value) -> Option<Value> {
     }
 }
 
-/// Makes each property satisfy both.
+/// Makes each property satisfy both schemas.
 pub fn both_properties(mine: &mut Map<String, Value>, other: Map<String, Value>) {
     for (name, schema) in other {
         match mine.get_mut(&name) {
@@ -96,7 +96,7 @@ fn inner_schema(mine: &mut Value, other: Value) -> Option<Value> {
     None
 }
 
-/// Adds the members that are not there yet.
+/// Adds the items that are missing.
 pub fn union(mine: &mut Vec<Value>, other: Vec<Value>) {
     for item in other {
         if !mine.contains(&item) {
@@ -141,7 +141,7 @@ fn stricter(mine: &mut Value, other: Value, wins: fn(f64, f64) -> bool) -> Optio
     None
 }
 
-/// A schema for an argument that is one thing in one variant and another in the next.
+/// A schema for an argument whose schema differs between variants.
 pub fn either(one: Value, other: Value) -> Value {
     if one == other || one == any() {
         return one;
@@ -169,7 +169,7 @@ fn branches(schema: Value) -> Vec<Value> {
     }
 }
 
-/// Two fixed values, or lists of them, of one type: the tag that tells variants apart.
+/// Two constants, or lists of them, of one type: the tag that identifies variants.
 fn choice(one: &Value, other: &Value) -> Option<Value> {
     let values = |schema: &Value| match (schema.get("const"), schema.get("enum")) {
         (Some(value), _) => Some(vec![value.clone()]),

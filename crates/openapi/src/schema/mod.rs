@@ -1,10 +1,10 @@
-//! JSON Schemas as servers write them → schemas that stand alone inside an OpenAPI document and
-//! that Open WebUI's converter digests.
+//! Converts the JSON Schemas of servers to self-contained schemas for an OpenAPI document, which
+//! Open WebUI's converter can process.
 //!
-//! Open WebUI resolves only `#/components/schemas` references, turns what has no `type` into
-//! `string`, and throws on boolean schemas, taking every other server down with it. So references
-//! are inlined, recursion is cut, booleans are rewritten and types are written out. The result is
-//! what the model is told; what a call must satisfy is the tool's own schema (`arguments`).
+//! Open WebUI resolves only `#/components/schemas` references, treats a schema without `type` as
+//! `string`, and throws on boolean schemas, which breaks every other server as well. So references
+//! are inlined, recursion is cut, booleans are replaced and types are made explicit. The result is
+//! for the model only; calls are validated against the tool's own schema (`arguments`).
 
 mod inline;
 mod merge;
@@ -22,49 +22,48 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 use url::Url;
 
-/// A schema without references or boolean subschemas in places where Open WebUI looks.
+/// A schema without references or boolean subschemas in places that Open WebUI reads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Converted {
     /// The schema, at most 256 KiB of text.
     pub schema: Value,
-    /// What could not be kept, in words for the server's administrator; at most 20.
+    /// The parts that could not be kept, described for the server's administrator; at most 20.
     pub warnings: Vec<String>,
 }
 
-/// The request body of a tool: always `type: object` with `properties` at the root. Whatever
-/// cannot be converted becomes permissive there, with a warning.
+/// The request body of a tool: always `type: object` with `properties` at the root. A part that
+/// cannot be converted becomes permissive, with a warning.
 pub fn request_schema(tool: &Tool) -> Converted {
     request_schema_of(tool.input_schema())
 }
 
-// How much a schema may grow while its references are written out.
+// The limits of a schema's size while its references are inlined.
 
-/// Nesting of a source schema; as deep as `serde_json` reads.
+/// Maximum nesting of a source schema; the limit of `serde_json`.
 pub const SOURCE_DEPTH: usize = 128;
 
-/// Schema objects in one converted schema.
+/// Maximum number of schema objects in one converted schema.
 const NODES: usize = 8_000;
 
-/// Bytes of one converted schema: some 60,000 tokens.
+/// Maximum number of bytes of one converted schema: some 60,000 tokens.
 pub const BYTES: usize = 256 * 1024;
 
-/// Warnings kept per schema: a bomb of faults must not become a bomb of warnings.
+/// Maximum number of warnings per schema, also for a schema with very many faults.
 const WARNINGS: usize = 20;
 
-/// One way to cut a schema.
+/// The limits of one attempt.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How often the same target may stand within itself.
+    /// Maximum number of times that a target is inlined within itself.
     pub repeats: usize,
-    /// References within references.
+    /// Maximum nesting of references.
     pub refs: usize,
-    /// Schemas within schemas.
+    /// Maximum nesting of schemas.
     pub depth: usize,
 }
 
-/// Tried in order until the result fits. Mutual recursion of
-/// many types grows with every level, so the later ones cut more; the last keeps only the names and types
-/// of the arguments.
+/// Tried in order until the result fits. Mutual recursion of many types grows with every level, so the later
+/// limits are smaller; under the last, only the names and types of the arguments remain.
 pub const LADDER: [Limits; 5] = [
     Limits::new(2, 32, 48),
     Limits::new(1, 32, 48),
@@ -87,7 +86,7 @@ impl Limits {
 #[derive(Debug)]
 pub struct TooLarge;
 
-/// The size that is left for one attempt.
+/// The remaining size of one attempt.
 pub struct Budget {
     nodes: usize,
     bytes: usize,
@@ -123,7 +122,7 @@ impl Budget {
     }
 }
 
-/// Distinct warnings, up to a number.
+/// Distinct warnings, up to the maximum.
 #[derive(Default)]
 pub struct Warnings(pub Vec<String>);
 
@@ -135,7 +134,7 @@ impl Warnings {
     }
 }
 
-/// Whether a value nests more than `limit` levels; found without recursion.
+/// Whether a value nests more than `limit` levels; not recursive.
 pub fn deeper_than(value: &Value, limit: usize) -> bool {
     let mut open = vec![(value, 0)];
     while let Some((value, depth)) = open.pop() {
@@ -151,12 +150,12 @@ pub fn deeper_than(value: &Value, limit: usize) -> bool {
     false
 }
 
-// The targets of the references of one schema. Nothing outside the schema is fetched.
+// The targets of the references in one schema. Nothing outside the schema is fetched.
 
-/// Where relative `$id`s start when the root has none.
+/// The base of relative `$id`s if the root has none.
 const NO_BASE: &str = "json-schema:///";
 
-/// The places of one schema that can be pointed at by name.
+/// The parts of one schema that references can name.
 pub struct Refs<'a> {
     root: &'a Value,
     base: Url,
@@ -172,7 +171,7 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// A part of this schema.
+    /// A part of this schema, in the same resource.
     pub fn inside(self, schema: &'a Value) -> Self {
         Self {
             schema,
@@ -190,7 +189,7 @@ impl<'a> Target<'a> {
 }
 
 impl<'a> Refs<'a> {
-    /// Reads all `$id`s and anchors. Time and memory follow the size of the schema.
+    /// Reads all `$id`s and anchors. Time and memory are linear in the size of the schema.
     pub fn read(root: &'a Value) -> Self {
         let id = root.get("$id").and_then(Value::as_str).unwrap_or(NO_BASE);
         let base = Url::parse(id).or_else(|_| Url::parse(NO_BASE)?.join(id));
@@ -221,7 +220,7 @@ impl<'a> Refs<'a> {
         let text = |key: &str| schema.get(key).and_then(Value::as_str);
         if let Some(id) = text("$id") {
             if let Some(anchor) = id.strip_prefix('#') {
-                // Drafts 6 and 7 spell an anchor so.
+                // The form of anchors in drafts 6 and 7.
                 self.anchors.entry(anchor).or_insert(schema);
             } else {
                 self.ids.entry(id.into()).or_insert(schema);
@@ -239,8 +238,8 @@ impl<'a> Refs<'a> {
         joined.trim_end_matches('#').into()
     }
 
-    /// Follows `reference` as written within `resource`; `None` where it leads outside or to
-    /// something that is no schema.
+    /// Resolves `reference` as written within `resource`; `None` if its target is outside or is not a
+    /// schema.
     pub fn resolve(&self, reference: &str, resource: &'a Value) -> Option<Target<'a>> {
         let (document, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let resource = match document {
@@ -252,7 +251,7 @@ impl<'a> Refs<'a> {
             "" => Some((resource, resource)),
             pointer if pointer.starts_with('/') => {
                 let inside = resource.pointer(pointer).map(|found| (found, resource));
-                // Generators hoist definitions to the root and forget inner `$id`s.
+                // Generators move definitions to the root and ignore inner `$id`s.
                 inside.or_else(|| Some((self.root.pointer(pointer)?, self.root)))
             }
             anchor => self.anchors.get(anchor).map(|found| (*found, resource)),
@@ -262,13 +261,13 @@ impl<'a> Refs<'a> {
     }
 }
 
-// Missing types are added: Open WebUI reads a schema without a type as a string.
+// Adds missing types: Open WebUI treats a schema without a type as a string.
 
 const TYPES: [&str; 7] = [
     "string", "number", "integer", "boolean", "object", "array", "null",
 ];
 
-/// Anything, said so that Open WebUI and strict model APIs (an array needs `items`) take it.
+/// A schema that accepts any value, in a form that Open WebUI and strict model APIs (an array needs `items`) accept.
 pub fn any() -> Value {
     json!({
         "type": ["string", "number", "boolean", "object", "array", "null"],
@@ -276,7 +275,7 @@ pub fn any() -> Value {
     })
 }
 
-/// Nothing is valid.
+/// A schema that accepts no value.
 pub fn never() -> Value {
     json!({"not": {}})
 }
@@ -285,7 +284,7 @@ pub fn is_never(schema: &Value) -> bool {
     *schema == never()
 }
 
-/// The types a schema names, known ones only.
+/// The known types in a schema.
 pub fn named(schema: &Map<String, Value>) -> Vec<&str> {
     let known = |value: &Value| TYPES.iter().find(|name| value == *name).copied();
     match schema.get("type") {
@@ -295,7 +294,7 @@ pub fn named(schema: &Map<String, Value>) -> Vec<&str> {
     }
 }
 
-/// One type as a string, several as a list without repeats.
+/// One type as a string, several as a list without duplicates.
 pub fn write<'a>(types: impl IntoIterator<Item = &'a str>) -> Option<Value> {
     let distinct: IndexSet<&str> = types.into_iter().collect();
     let distinct = Vec::from_iter(distinct);
@@ -313,7 +312,7 @@ pub fn complete(schema: &mut Map<String, Value>) {
         branches.is_some_and(|all| all.iter().all(|branch| branch["type"] == "null"))
     };
     if schema.get("anyOf").is_some_and(only_null) {
-        // Open WebUI takes `null` out, and would leave an empty list, which no model API takes.
+        // Open WebUI removes `null`, and would leave an empty list, which no model API accepts.
         schema.shift_remove("anyOf");
         schema.entry("type").or_insert("null".into());
     }
@@ -338,7 +337,7 @@ pub fn complete(schema: &mut Map<String, Value>) {
     }
 }
 
-/// One schema for all places of a closed tuple: model APIs want `items`, and beyond `maxItems`
+/// One schema for all items of a closed tuple: model APIs require `items`, and beyond `maxItems`
 /// it rejects nothing.
 fn tuple_items(schema: &Map<String, Value>) -> Option<Value> {
     let places = schema.get("prefixItems")?.as_array()?;
@@ -372,7 +371,7 @@ fn derived(schema: &Map<String, Value>) -> Option<Value> {
     write(kinds.into_iter().filter(|kind| implied.contains(kind)))
 }
 
-/// The type of values that a keyword is about.
+/// The type to which a keyword applies.
 fn implied_type(keyword: &str) -> Option<&'static str> {
     Some(match keyword {
         "properties"

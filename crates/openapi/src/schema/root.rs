@@ -1,5 +1,5 @@
-//! The root of a request body. Open WebUI reads `properties` and `required` there and nothing
-//! else, so what composition says about arguments is gathered into those two.
+//! The root of a request body. Open WebUI reads only `properties` and `required` there, so the arguments
+//! in compositions are collected into those two.
 
 use serde_json::{Map, Value, json};
 
@@ -24,7 +24,7 @@ pub fn request_schema_of(schema: &Value) -> Converted {
     unchecked(vec![warning])
 }
 
-/// Any other schema of a tool (`outputSchema`), made to stand alone.
+/// Converts any other schema of a tool (`outputSchema`) to a self-contained one.
 pub fn response_schema(schema: &Value) -> Converted {
     let (schema, warnings) = match attempt(schema, |inliner, schema| inliner.convert(schema)) {
         Ok((schema, warnings)) => (schema, warnings.0),
@@ -38,7 +38,7 @@ fn unchecked(warnings: Vec<String>) -> Converted {
     Converted { schema, warnings }
 }
 
-/// Writes the schema out within the first limits under which it fits.
+/// Converts the schema within the first limits under which it fits.
 fn attempt<F>(schema: &Value, convert: F) -> Result<(Value, Warnings), String>
 where
     F: for<'a> Fn(&mut Inliner<'a>, &'a Value) -> Result<Value, TooLarge>,
@@ -54,7 +54,7 @@ where
         let Ok(converted) = convert(&mut inliner, schema) else {
             continue;
         };
-        // The budget counts what is read; types that were written out come on top.
+        // The budget counts the input; derived types are added to it.
         if converted.to_string().len() > BYTES {
             continue;
         }
@@ -71,14 +71,14 @@ where
     Err("the schema is too large for any model: any value is accepted".into())
 }
 
-/// The members that a schema describes, composition included.
+/// The members that a schema describes, including its compositions.
 #[derive(Default)]
 struct Members {
     properties: Map<String, Value>,
     required: Vec<Value>,
 }
 
-/// Keywords that were gathered, or that say nothing about single arguments.
+/// Keywords that were collected, or that do not describe single arguments.
 const COMPOSITION: [&str; 9] = [
     "allOf",
     "anyOf",
@@ -106,7 +106,7 @@ fn arguments(root: Value, mut warnings: Warnings) -> Converted {
     }
     let mut members = gather(&root);
     for name in members.required.iter().filter_map(Value::as_str) {
-        // The model must see all required arguments.
+        // The model must know all required arguments.
         members.properties.entry(name).or_insert_with(any);
     }
     let mut schema = Map::new();
@@ -156,7 +156,7 @@ fn gather(schema: &Map<String, Value>) -> Members {
     members
 }
 
-/// All that any variant takes; needed is what every variant needs.
+/// All arguments of any variant; required are those that every variant requires.
 fn one_of(branches: &[&Map<String, Value>]) -> Option<Members> {
     let for_objects = branches.iter().filter(|branch| {
         let types = named(branch);

@@ -25,8 +25,8 @@ fn property(schema: Value, defs: Value) -> Value {
     request(json!({"type": "object", "properties": {"x": schema}, "$defs": defs}))["properties"]["x"].take()
 }
 
-/// What Open WebUI 0.12.4 does to a schema (`resolve_schema`, `clean_properties`): the places it
-/// walks must hold objects, and nothing may refer to anything.
+/// Open WebUI 0.12.4's handling of a schema (`resolve_schema`, `clean_properties`): the places that it
+/// visits must contain objects, without any references.
 fn open_webui_digests(schema: &Value) {
     let map = schema
         .as_object()
@@ -401,7 +401,7 @@ fn json_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Schemas in form, with references at random and every keyword in any place.
+/// Values in the form of schemas, with random references and every keyword in any place.
 pub(crate) fn schema_like() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         any::<bool>().prop_map(Value::from),
