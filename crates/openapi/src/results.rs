@@ -114,7 +114,7 @@ fn may_be_json(text: &str) -> bool {
     first.is_some_and(|byte| b"{[\"-tfn".contains(&byte) || byte.is_ascii_digit())
 }
 
-/// Text that is JSON becomes that JSON, without parsing its content; other text stays the same literal.
+/// Text that is JSON becomes that JSON, without building a tree; other text stays the same literal.
 fn json_or_text(line: &Bytes, literal: &RawValue) -> RawJson {
     let inner = match text(literal) {
         Some(text) if may_be_json(&text) => match text {

@@ -63,7 +63,7 @@ fn known(host: &str, allowed: &[String]) -> bool {
 pub struct Reader<'r> {
     /// The request.
     pub parts: &'r Parts,
-    /// The other end of the connection.
+    /// The address of the peer.
     pub peer: SocketAddr,
 }
 

@@ -1,4 +1,4 @@
-//! An incoming request: its caller, its body, and the request as it is forwarded to another replica.
+//! An incoming request: its caller, its body, and the request for forwarding to another replica.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -39,7 +39,7 @@ pub struct Inbound<'r> {
 
 /// A request that another replica has forwarded.
 pub struct Relayed {
-    /// The caller, as that replica has authenticated it.
+    /// The caller, as authenticated by that replica.
     pub caller: Caller,
     /// The body, which has been read already.
     pub body: Payload,

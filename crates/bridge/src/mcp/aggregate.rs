@@ -557,7 +557,7 @@ pub fn exchanged(
 ) -> Option<bytes::Bytes> {
     let others = places.iter().filter_map(|place| {
         let own: String = place.read().ok()?;
-        // Clients fetch these from the web by themselves.
+        // Clients fetch these directly from the web.
         let from_web = own.starts_with("https://") || own.starts_with("http://");
         let other = view.other_uri(server, &own).filter(|_| !from_web)?;
         Some((place, RawJson::from_json(&other.into())))

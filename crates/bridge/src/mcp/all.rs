@@ -186,7 +186,7 @@ fn capabilities(view: &View) -> Value {
             capabilities[name] = json!({});
         }
     }
-    // Its parts are tools and resources, which are routed.
+    // The extension consists of tools and resources, which are routed.
     let ui = "io.modelcontextprotocol/ui";
     let mut extensions = of("extensions").filter_map(|extensions| extensions.get(ui));
     if let Some(first) = extensions.find(|ui| ui.is_object()) {
@@ -311,7 +311,7 @@ async fn part(
 }
 
 impl Part {
-    /// Passes on the server's messages until its stream ends.
+    /// Forwards the server's messages until its stream ends.
     async fn send(mut self, sender: &mpsc::Sender<Bytes>) {
         while let Some(line) = self.messages.next().await {
             if let Some(line) = self.line(&line)

@@ -68,7 +68,8 @@ pub fn greeted(
     response
 }
 
-/// The session in the headers, if it belongs to this caller and these servers, or the replica that has it.
+/// The session in the headers, if it belongs to this caller and these servers. The request is forwarded if another
+/// replica is the session's home.
 pub async fn session(request: &McpRequest<'_>, scope: &Scope) -> Result<Arc<McpSession>, McpExit> {
     let server = match scope {
         Scope::One(offer) => Some(&offer.spec.name),

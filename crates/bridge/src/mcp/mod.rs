@@ -1,4 +1,4 @@
-//! The MCP endpoint: Streamable HTTP in front of any child.
+//! The MCP endpoint: Streamable HTTP for any child.
 //!
 //! Messages pass byte by byte, except for ids, progress tokens, the path of the workspace, and the
 //! links that are appended to a tool's result.

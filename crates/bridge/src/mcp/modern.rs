@@ -126,7 +126,7 @@ struct ModernProtocol {
     id: RawJson,
     token: Option<RawJson>,
     capabilities: Map<String, Value>,
-    /// The client wants log messages.
+    /// The client requested log messages.
     logs: bool,
     /// The answer is a list or a read, whose result has a lifetime.
     holds: bool,

@@ -432,7 +432,7 @@ impl PendingInputs {
 
 // Which request may continue a pending call.
 
-/// Identifies the request that may resume a pending call: its principal, server and content.
+/// Identifies the request that may continue a pending call: its principal, server and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     pub(super) principal: Principal,

@@ -268,7 +268,7 @@ impl McpSession {
         }
     }
 
-    /// Writes its id into headers, with the replica that has it.
+    /// Writes its id, with the home replica, into headers.
     pub fn write_id(&self, home: InstanceId, headers: &mut HeaderMap) {
         let token = self.id.clone();
         let id = RoutableSessionId { token, home }.to_string();

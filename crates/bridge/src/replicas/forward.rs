@@ -53,11 +53,11 @@ pub struct Forward {
     pub method: Method,
     /// Path and query, unchanged.
     pub target: String,
-    /// The headers of the request; the envelope is added, and internal headers are removed, when it is sent.
+    /// The headers of the request. They are filtered, and the envelope is added, when the request is sent.
     pub headers: HeaderMap,
     /// The client's headers that a server may get.
     pub chosen: HeaderMap,
-    /// The whole body.
+    /// The complete body.
     pub body: Payload,
 }
 
@@ -430,7 +430,7 @@ impl fmt::Display for RoutableSessionId {
 }
 
 impl RoutableSessionId {
-    /// Reads an id; `None` for one that this service did not make.
+    /// Reads an id; `None` if this service did not create it.
     pub fn read(text: &str) -> Option<Self> {
         let (token, home) = text.split_once('.')?;
         Some(Self {

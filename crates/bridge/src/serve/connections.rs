@@ -162,7 +162,7 @@ async fn one<S, F>(
     });
     let stream = TokioIo::new(Wire::new(stream, here.clone()));
     let connection = http1::Builder::new()
-        // hyper's own limit for heads would limit idle connections, too.
+        // hyper's own timeout for heads would also apply to idle connections.
         .header_read_timeout(None)
         .max_buf_size(BUFFER)
         .serve_connection(stream, service)

@@ -399,8 +399,7 @@ pub async fn watch_server_file(app: Arc<App>, hangups: Arc<Notify>) {
     }
 }
 
-/// A hash of the server file and the lock file, which may be missing; `None` if the server file cannot be
-/// read.
+/// A hash of the server file and of the lock file, if there is one; `None` if the server file cannot be read.
 async fn look(app: &App) -> Seen {
     let settings = app.settings.clone();
     let read = move || {

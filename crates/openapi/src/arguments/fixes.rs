@@ -28,7 +28,7 @@ pub enum Fix {
     },
 }
 
-/// Corrections by location; the first one counts.
+/// Corrections by location; the first one for a location is used.
 pub type Fixes = IndexMap<Vec<Step>, Fix>;
 
 /// A keyword with branches, by its schema's JSON pointer, and the location of its error in the value.
@@ -206,7 +206,7 @@ pub struct Edits(HashMap<Step, Edit>);
 
 enum Edit {
     Drop,
-    /// Another text, and what changes in that.
+    /// Another text, and the changes within it.
     Replace(Box<str>, Edits),
     Inside(Edits),
 }

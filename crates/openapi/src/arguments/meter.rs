@@ -152,8 +152,8 @@ pub fn counted(schema: &Value) -> (Value, usize) {
     (schema, count)
 }
 
-/// Includes all values that may be used as a schema: a value under an unknown keyword may be the target of a
-/// reference, and elsewhere the keyword has no effect.
+/// Adds the keyword to all values that may be used as schemas: a value under an unknown keyword may be the
+/// target of a reference, and in other places the keyword has no effect.
 fn within(value: &Value, at: &mut String, count: &mut usize) -> Value {
     match value {
         Value::Object(members) => {
