@@ -264,7 +264,7 @@ fn disposition(artifact: &Artifact) -> String {
     format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{real}")
 }
 
-/// A strong ETag: the hash of the bytes.
+/// A strong entity tag: the hash of the bytes.
 fn etag(artifact: &Artifact) -> String {
     format!("\"{}\"", artifact.sha256)
 }
