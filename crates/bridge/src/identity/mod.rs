@@ -284,7 +284,7 @@ pub enum Refusal {
     /// 403.
     #[error("Invalid API key")]
     InvalidKey,
-    /// 401. The reason is not included, because it would help an attacker who forges tokens.
+    /// 401 without the reason, because it would help an attacker who forges tokens.
     #[error("Invalid user token in {header}")]
     InvalidToken {
         /// The header with the token.
