@@ -1,5 +1,5 @@
-//! The answers of a server, stored over a restart. An entry is valid for the same config and the same
-//! installed packages, until the server was asked again.
+//! The answers of a server, stored across restarts. An entry is valid for the same config and the
+//! same installed packages, until the server's lists are read again.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,19 +11,19 @@ use serde::{Deserialize, Serialize};
 use super::Learnt;
 use crate::{child::Children, config::ServerSpec, launches::Launching};
 
-/// The version of the file format.
+/// Version of the file format.
 const FORMAT: u32 = 1;
 
-/// What an entry is valid for: the config's version, and the packages.
+/// Conditions under which an entry is valid: the config's version and the installed packages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     config: String,
-    /// `None` if the server is started by its own command line: its version is then unknown.
+    /// `None` if the server is started by its own command line, because its version is then unknown.
     packages: Option<String>,
 }
 
 impl Key {
-    /// For this server as it is started now.
+    /// The key of this server with its current launch.
     pub fn for_server(spec: &ServerSpec, children: &Children) -> Self {
         let packages = match children.launches().state_of(spec) {
             Launching::Installed(resolved) => resolved.identity.clone(),
@@ -36,7 +36,7 @@ impl Key {
     }
 }
 
-/// The content of a file.
+/// Content of a file.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     format: u32,
@@ -78,7 +78,8 @@ pub fn read(store: &ChatStore, spec: &ServerSpec, key: &Key) -> Option<Learnt> {
     })
 }
 
-/// The greeting in the entry of this config, whatever packages the server was started from. Blocks.
+/// The `initialize` result in the entry of this config, whatever packages the server was started
+/// from. Blocks.
 pub fn kept(store: &ChatStore, spec: &ServerSpec) -> Option<HelloParts> {
     let content = store.catalog_entry(&spec.name).ok()??;
     let read: Entry = serde_json::from_slice(&content).ok()?;
@@ -131,7 +132,7 @@ fn raw_tools(learnt: &Learnt) -> Vec<RawJson> {
     learnt.tools.iter().map(|tool| tool.raw.clone()).collect()
 }
 
-/// Stores an entry. If this fails, only the next start takes longer. Blocks.
+/// Stores an entry. If this fails, the only effect is a slower next start. Blocks.
 pub fn write(store: &ChatStore, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
     let Ok(content) = content(key, learnt) else {
         return;
@@ -141,7 +142,7 @@ pub fn write(store: &ChatStore, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
     }
 }
 
-/// The notifications about what differs between two answers of one server.
+/// The list-changed notifications for the differences between two answers of one server.
 pub fn news(before: &Learnt, after: &Learnt) -> Vec<&'static str> {
     let resources = before.resources != after.resources || before.templates != after.templates;
     let news = [
@@ -153,7 +154,7 @@ pub fn news(before: &Learnt, after: &Learnt) -> Vec<&'static str> {
     news.map(|(_, method)| method).collect()
 }
 
-/// Whether the answers are the same: their documents are then kept.
+/// Whether the answers are the same; if so, their documents are kept.
 pub fn unchanged(before: &Arc<Learnt>, after: &Learnt) -> bool {
     before.era == after.era
         && before.hello_raw == after.hello_raw

@@ -1,4 +1,4 @@
-//! Reads what a server offers, with a temporary child in a temporary folder.
+//! Reads the lists of a server, with a temporary child in a temporary folder.
 
 use std::{
     collections::HashSet,
@@ -19,38 +19,38 @@ use crate::{
     config::ServerSpec,
 };
 
-/// The time for the start of a server and its answer to `server/discover`.
+/// Timeout for the start of a server and its answer to `server/discover`.
 const PROBE: Duration = Duration::from_secs(15);
 
-/// What a server returned, without the name of its folder.
+/// The answers of a server, without the path of its folder.
 #[derive(Debug)]
 pub struct Learnt {
-    /// Its answer to `initialize`, or its equivalent.
+    /// Its result of `initialize`, or the equivalent.
     pub hello: HelloParts,
-    /// The same as it came.
+    /// The same, unchanged.
     pub hello_raw: RawJson,
-    /// The protocol era that its children use: the older one, if it supports both.
+    /// Protocol era that its children use: the older one, if it supports both.
     pub era: Era,
     /// Its answer to `server/discover`, if it supports 2026-07-28; requested after the rest.
     pub modern: OnceLock<RawJson>,
-    /// All its tools, in its order.
+    /// All its tools, in the server's order.
     pub tools: Vec<Tool>,
-    /// Its prompts, as they came.
+    /// Its prompts, unchanged.
     pub prompts: Vec<RawJson>,
-    /// Its resources, as they came.
+    /// Its resources, unchanged.
     pub resources: Vec<RawJson>,
-    /// Its resource templates, as they came.
+    /// Its resource templates, unchanged.
     pub templates: Vec<RawJson>,
-    /// Proportional set size of the child and all below it, in bytes.
+    /// Proportional set size of the child and its descendants, in bytes.
     pub memory: u64,
-    /// Whether it wrote files at its start: a `shared` server should not.
+    /// Whether it wrote files at its start, which a `shared` server should not do.
     pub wrote_files: bool,
-    /// Faults of its greeting and its lists, for its administrator.
+    /// Errors in its `initialize` result and its lists, for the administrator.
     pub odd: Option<String>,
 }
 
-/// Starts the server, reads its lists, and ends it, at the latest when `stop` is cancelled. When this
-/// returns, nothing of the child and its folder is left.
+/// Starts the server, reads its lists, and ends it, at the latest when `stop` is cancelled. The child
+/// and its folder are removed before this returns.
 pub async fn learn(
     spec: &Arc<ServerSpec>,
     children: &Children,
@@ -70,7 +70,7 @@ pub async fn learn(
     learnt
 }
 
-/// Whether the server answered nothing.
+/// Whether the server sent no answer.
 fn is_unheard(learnt: &Result<Learnt, LearnError>) -> bool {
     let Err(LearnError::Child(error)) = learnt else {
         return false;
@@ -78,8 +78,8 @@ fn is_unheard(learnt: &Result<Learnt, LearnError>) -> bool {
     matches!(error, ChildError::NotStarted { refused: false, .. })
 }
 
-/// A server that does not answer `initialize`, or dies, may support 2026-07-28 only. One that answers it
-/// now was only slow the first time.
+/// A server that does not answer `initialize`, or exits, may support 2026-07-28 only. If it answers
+/// `initialize` on the second attempt, its first start was only slow.
 async fn in_another_form(
     spec: &Arc<ServerSpec>,
     children: &Children,
@@ -108,7 +108,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     done.expect("looking at files does not panic")
 }
 
-/// A leased folder: the clean-up does not remove it while a child is slow to answer.
+/// A leased folder, so that the clean-up does not remove it while a child is slow to answer.
 async fn create_folder(store: &Arc<ChatStore>, server: &ServerName) -> Result<Held, StoreError> {
     let store = store.clone();
     let new = NewChat {
@@ -120,12 +120,13 @@ async fn create_folder(store: &Arc<ChatStore>, server: &ServerName) -> Result<He
 
 async fn discard_folder(store: &Arc<ChatStore>, lease: Lease) {
     let store = store.clone();
-    // A folder that cannot be removed now is removed by the clean-up.
+    // If the folder cannot be removed now, the clean-up removes it later.
     let _ = blocking(move || store.discard(&lease)).await;
 }
 
-/// Whether the server supports 2026-07-28: its answer to `server/discover`. A process may support only
-/// the revision that it was asked for first, so this one is new; older servers may not answer.
+/// Whether the server supports 2026-07-28: its answer to `server/discover`. This starts a new process,
+/// because a process may support only the revision of its first request, and older servers may not
+/// answer.
 pub async fn probe(
     spec: &Arc<ServerSpec>,
     children: &Children,
@@ -143,7 +144,7 @@ pub async fn probe(
     found
 }
 
-/// A child of the catalogue.
+/// The request for a child of the catalogue.
 fn request(spec: &Arc<ServerSpec>, job: &Job, profile: Profile, deadline: Instant) -> ChildRequest {
     ChildRequest {
         spec: spec.clone(),
@@ -226,7 +227,7 @@ async fn read_lists(
             odd.push(format!("tools/list: {many} tools omitted ({what})"));
         }
     }
-    // Only tools are required: a server whose other lists fail is still offered.
+    // Only tools are required: a server is offered even if its other lists fail.
     let capabilities = &learnt.hello.capabilities;
     let mut optional = async |capability: &str, method: &str, key: &str| {
         if !capabilities.contains_key(capability) {
@@ -242,11 +243,11 @@ async fn read_lists(
     Ok(())
 }
 
-/// Pages that are read; more indicate a faulty server.
+/// Maximum number of pages that are read; more indicate a faulty server.
 const MAX_PAGES: usize = 1000;
 
-/// Sends `method` until there are no more pages, and collects the elements of `key`, each once. An error
-/// of the first page is returned; later faults are added to `odd`.
+/// Sends `method` until there are no more pages, and collects the elements of `key` without duplicates.
+/// An error of the first page is returned; later errors are added to `odd`.
 async fn all_pages(
     child: &Child,
     method: &str,
@@ -291,7 +292,7 @@ async fn all_pages(
         let Some(next) = next_cursor(&page, method, odd) else {
             break;
         };
-        // A repeated one would never end.
+        // A repeated cursor would cause an endless loop.
         if !cursors.insert(next.clone()) {
             if cursor.as_ref() != Some(&next) {
                 odd.push(format!(
@@ -311,7 +312,8 @@ async fn all_pages(
     Ok(items)
 }
 
-/// The cursor of the next page. A number is sent back as it came: a server that writes one reads one.
+/// The cursor of the next page. A number is sent back unchanged, because a server that sends a number
+/// expects one.
 fn next_cursor(page: &RawJson, method: &str, odd: &mut Vec<String>) -> Option<RawJson> {
     let cursor = page.member("nextCursor")?;
     let (why, usable) = match cursor.as_bytes().first()? {

@@ -25,20 +25,21 @@ use crate::{
     config::{Mode, ServerSpec},
 };
 
-/// The first pause after a failure; it doubles up to [`LONGEST_PAUSE`].
+/// Pause after the first failure; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// Bounds one attempt, beside the start timeout: listing many pages takes time.
+/// Timeout of one attempt, in addition to the start timeout: listing many pages takes time.
 const ATTEMPT: Duration = Duration::from_secs(180);
-/// The least time between two requested attempts, however often children send "changed" notifications.
+/// Minimum interval between two requested attempts, however often children send "changed"
+/// notifications.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Owns one server's entry. Dropping it ends the task and, with it, a child that is being asked.
+/// Owns one server's entry. Dropping it ends the task and the child whose lists are being read.
 pub struct Learner {
     shared: Arc<Shared>,
-    /// To read or await the entry.
+    /// Receiver for the entry.
     pub watch: Watch,
-    /// When learning began.
+    /// Time at which the first attempt began.
     pub began: Instant,
     _stop: DropGuard,
 }
@@ -53,28 +54,29 @@ struct Shared {
     stop: CancellationToken,
 }
 
-/// Requests to ask again: the first is granted at once, later ones at an interval. None is lost.
+/// Requests to read the lists again: the first is granted at once, later ones at an interval. No
+/// request is lost.
 struct Wanted {
     requests: Notify,
     granted: Mutex<Option<Instant>>,
 }
 
 impl Wanted {
-    /// Waits until the server is to be asked again.
+    /// Waits until the lists of the server are to be read again.
     async fn granted(&self) {
         self.requests.notified().await;
         let before = *self.granted.lock();
         if let Some(before) = before {
             tokio::time::sleep_until(before + SHORTEST_INTERVAL).await;
         }
-        // The attempt that begins now serves requests of the meantime, too.
+        // The attempt that begins now also serves the requests made in the meantime.
         let _ = self.requests.notified().now_or_never();
         *self.granted.lock() = Some(Instant::now());
     }
 }
 
 impl Learner {
-    /// Begins to learn at once, in a task of `tasks`, which ends when its child and folder are removed;
+    /// Starts reading at once, in a task of `tasks`, which ends when its child and folder are removed;
     /// `changes` notifies about each new answer.
     pub fn start(
         spec: Arc<ServerSpec>,
@@ -106,18 +108,18 @@ impl Learner {
         }
     }
 
-    /// The spec as last given.
+    /// The current spec.
     pub fn spec(&self) -> Arc<ServerSpec> {
         self.shared.spec()
     }
 
-    /// A spec of the same version: filters and texts may differ, the server's answers do not.
+    /// Sets a spec of the same version: filters and texts may differ, but not the server's answers.
     pub fn update(&self, spec: Arc<ServerSpec>) {
         *self.shared.spec.lock() = spec;
         self.shared.offer();
     }
 
-    /// Asks the server again.
+    /// Requests that the server's lists are read again.
     pub fn refresh(&self) {
         self.shared.wanted.requests.notify_one();
     }
@@ -145,7 +147,7 @@ impl Shared {
 
     async fn run(self: Arc<Self>, children: Arc<Children>, store: Arc<ChatStore>) {
         let mut pause = FIRST_PAUSE;
-        // Whether the entry is from the disk and was not confirmed by the server yet.
+        // Whether the entry is from the disk and not yet confirmed by the server.
         let mut believed = self.remember(&children, &store).await;
         loop {
             let spec = self.spec();
@@ -183,7 +185,7 @@ impl Shared {
                          command line");
                     continue;
                 }
-                // This bridge was busy; nothing is known of the server by that.
+                // This bridge was busy, which says nothing about the server.
                 Err(LearnError::Child(ChildError::TooManyStarts)) => continue,
                 Err(error) => {
                     self.fail(&spec, &error, pause, std::mem::take(&mut believed));
@@ -198,7 +200,7 @@ impl Shared {
         }
     }
 
-    /// Waits for a first attempt, which is cancelled if the environment of the server becomes ready
+    /// Waits for a first attempt, but cancels it if the environment of the server becomes ready
     /// meanwhile: a new attempt is faster than the launcher of the old one.
     async fn unless_outdated<T>(
         &self,
@@ -241,12 +243,12 @@ impl Shared {
         self.offer();
         for method in news.into_iter().flatten() {
             let server = self.spec().name.clone();
-            // It fails without receivers.
+            // Sending fails if there are no receivers.
             let _ = self.news.send(News { server, method });
         }
     }
 
-    /// Stores the answers for the next start, unless other packages are started by now.
+    /// Stores the answers for the next start, unless the packages have changed meanwhile.
     async fn keep(
         &self,
         spec: Arc<ServerSpec>,
@@ -264,7 +266,7 @@ impl Shared {
         let _ = tokio::task::spawn_blocking(write).await;
     }
 
-    /// For servers without a child for each chat: whether clients of 2026-07-28 can get a child of that
+    /// For servers without a child per chat: whether clients of 2026-07-28 can get a child of that
     /// revision.
     async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<ChatStore>) {
         let known = self.learnt.lock().clone();
@@ -279,15 +281,16 @@ impl Shared {
         }
     }
 
-    /// `believed`: the offer is from the disk and was never confirmed.
+    /// `believed`: the offer is from the disk and was never confirmed by the server.
     fn fail(&self, spec: &ServerSpec, error: &LearnError, pause: Duration, believed: bool) {
         let (why, brief) = (error.to_string(), error.brief());
         if believed {
             *self.learnt.lock() = None;
         }
-        // Its own words may hold secrets: they are in its log, in `check` and for callers.
+        // The server's output may contain secrets, so it is only in its log, in `check` and in errors
+        // for callers.
         tracing::warn!(server = %spec.name, error = %brief, retry_in = ?pause, "server is not ready");
-        // An older answer is better than none: the server may come back.
+        // The older answer is kept, because the server may work again.
         self.publish.send_if_modified(|state| {
             let known = matches!(state, Knowledge::Ready(_)) && !believed;
             if !known {
@@ -301,13 +304,14 @@ impl Shared {
     }
 }
 
-/// Whether a failure speaks against the environment that the server was started from.
+/// Whether a failure indicates a fault in the environment that the server was started from.
 fn doubted(error: &LearnError, spec: &ServerSpec, children: &Children) -> bool {
     let of_the_program = matches!(error, LearnError::Child(ChildError::NotStarted { .. }));
     of_the_program && children.launches().doubt(spec, &error.brief())
 }
 
-/// Three quarters to five quarters: servers that failed together do not come back together.
+/// Three quarters to five quarters of `pause`, so that servers that failed together are not retried at
+/// the same time.
 fn jittered(pause: Duration) -> Duration {
     let mut byte = [0_u8; 1];
     let _ = getrandom::fill(&mut byte);

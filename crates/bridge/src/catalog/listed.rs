@@ -18,17 +18,17 @@ use bridge_protocol::{Member, RawJson, Tool};
 use regex::Regex;
 use serde_json::Value;
 
-/// The number of faults in a warning.
+/// Number of errors quoted in a warning.
 const NAMED: usize = 5;
 
-/// The length, in characters, of a name in a warning.
+/// Maximum length, in characters, of a name in a warning.
 const QUOTED: usize = 60;
 
 /// An item of a list.
 pub struct Item {
-    /// Its name, or its URI, as the server spells it.
+    /// Its name or URI, as spelled by the server.
     pub own: Box<str>,
-    /// Corrected for clients.
+    /// The item, corrected for clients.
     pub raw: RawJson,
 }
 
@@ -47,7 +47,7 @@ pub struct Listed {
     left_out: Faults,
 }
 
-/// The first faults, and the number of others.
+/// The first errors, and the number of others.
 #[derive(Default)]
 pub struct Faults {
     first: Vec<String>,
@@ -55,7 +55,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Notes one.
+    /// Adds an error.
     pub fn push(&mut self, fault: String) {
         if self.first.len() < NAMED {
             self.first.push(fault);
@@ -64,7 +64,7 @@ impl Faults {
         }
     }
 
-    /// All in one text; `None` where there are none.
+    /// All errors in one text; `None` if there are none.
     pub fn text(&self) -> Option<String> {
         let mut text = self.first.join("; ");
         if self.more > 0 {
@@ -102,7 +102,7 @@ impl Listed {
             let Some(item) = self.item(kind, raw, key, shape) else {
                 continue;
             };
-            // A request could name only the first of two with one name.
+            // If two items have one name, a request can only reach the first.
             if known.insert(item.own.clone()) {
                 kept.push(item);
             } else {
@@ -113,7 +113,7 @@ impl Listed {
         kept
     }
 
-    /// One item; `None` without its name or URI.
+    /// Checks one item; returns `None` if it has no name or URI.
     fn item(&mut self, kind: &str, raw: &RawJson, key: &str, shape: Shape) -> Option<Item> {
         let mut faults = Vec::new();
         let shaped = shaped(raw, shape, &mut faults);
@@ -131,7 +131,7 @@ impl Listed {
         Some(Item { own, raw })
     }
 
-    /// Every tool must have one.
+    /// Adds the schema if it is missing: every tool must have one.
     fn input_schema(&mut self, item: &mut Item) {
         if item.raw.member("inputSchema").is_none() {
             let faults = ["inputSchema is missing or is not an object schema".to_owned()];
@@ -170,37 +170,37 @@ fn quoted(name: &str) -> String {
     format!("'{}{end}'", short.escape_debug())
 }
 
-// The rules for the members of each object. Other members pass, because clients ignore them.
+// The rules for the members of each object. Other members are kept, because clients ignore them.
 
-/// An object of the lists, or within them.
+/// A type of object in the lists or in their items.
 #[derive(Clone, Copy)]
 enum Shape {
-    /// Of `tools/list`.
+    /// An item of `tools/list`.
     Tool,
-    /// Of `prompts/list`.
+    /// An item of `prompts/list`.
     Prompt,
-    /// Of `resources/list`.
+    /// An item of `resources/list`.
     Resource,
-    /// Of `resources/templates/list`.
+    /// An item of `resources/templates/list`.
     Template,
-    /// Of the result of `completion/complete`.
+    /// The result of `completion/complete`.
     Completion,
-    /// Of a prompt.
+    /// An argument of a prompt.
     Argument,
     Icon,
     /// The `annotations` of a tool.
     Hints,
     /// The `execution` of a tool.
     Execution,
-    /// Of a resource or a template.
+    /// The `annotations` of a resource or a template.
     Annotations,
-    /// The schema of a tool.
+    /// A schema of a tool.
     ObjectSchema,
 }
 
 type Rule = fn(&RawJson) -> Fit;
 
-/// The rule for a member, if there is one.
+/// The rule for a member, if any.
 fn rule(shape: Shape, member: &str) -> Option<Rule> {
     use Shape::{
         Annotations, Argument, Completion, Execution, Hints, Icon, ObjectSchema, Prompt, Resource,
@@ -277,7 +277,7 @@ fn number(raw: &RawJson) -> Option<f64> {
     }
 }
 
-/// In bytes: Python's client accepts no fractions.
+/// A size in bytes: Python's client accepts no fractions.
 fn size(raw: &RawJson) -> Fit {
     fits_if(number(raw).is_some_and(|size| size.fract() == 0.0), raw)
 }
@@ -287,7 +287,7 @@ fn priority(raw: &RawJson) -> Fit {
     fits_if(fits, raw)
 }
 
-/// In ISO 8601, with seconds and an offset.
+/// A timestamp in ISO 8601, with seconds and an offset.
 fn moment(raw: &RawJson) -> Fit {
     static SHAPE: LazyLock<Regex> = LazyLock::new(|| {
         let shape = r"^[0-9-]{10}T[0-9:.]{8,}(Z|[+-][0-9]{2}:[0-9]{2})$";
@@ -306,7 +306,7 @@ fn audience(raw: &RawJson) -> Fit {
 }
 
 fn sizes(raw: &RawJson) -> Fit {
-    // Revision 2025-06-18 had one string here.
+    // In revision 2025-06-18 this was one string.
     if begins_with(raw, b"\"") {
         let list = RawJson::of_elements(std::slice::from_ref(raw));
         return Fit::Instead(list, "is not a list".to_owned());
@@ -329,7 +329,7 @@ pub fn completion(result: &RawJson) -> RawJson {
     result.with_member("completion", &completion)
 }
 
-/// Strings, up to the limit of the protocol.
+/// Strings, up to the protocol's limit.
 fn values(raw: &RawJson) -> Fit {
     let left = std::cell::Cell::new(100_u32);
     each(raw, |value| {
@@ -359,13 +359,13 @@ fn nested(raw: &RawJson, shape: Shape) -> Fit {
     }
 }
 
-// The two schemas of a tool. For clients both must describe an object, and the TypeScript client compiles
-// each `outputSchema` when it lists tools: if one does not compile, it rejects the whole list.
+// The two schemas of a tool. Clients require that both describe an object. The TypeScript client also
+// compiles each `outputSchema` when it lists tools: if one does not compile, it rejects the whole list.
 
-/// The number of subschemas of an `outputSchema` that are checked.
+/// Maximum number of subschemas of an `outputSchema` that are checked.
 const PARTS: usize = 10_000;
 
-/// `inputSchema`: one that describes no object is replaced by one that accepts any object.
+/// Checks `inputSchema`: if it does not describe an object, it is replaced by one that accepts any object.
 fn input_schema(raw: &RawJson) -> Fit {
     let mut faults = Vec::new();
     let Some(schema) = of_object(raw, &mut faults) else {
@@ -375,7 +375,7 @@ fn input_schema(raw: &RawJson) -> Fit {
     fit(schema, &faults)
 }
 
-/// `outputSchema`, which is optional.
+/// Checks `outputSchema`, which is optional.
 fn output_schema(raw: &RawJson) -> Fit {
     if raw.members().is_none() {
         return leave(raw);
@@ -388,7 +388,7 @@ fn output_schema(raw: &RawJson) -> Fit {
     let Some(mut schema) = of_object(raw, &mut faults) else {
         return leave(raw);
     };
-    // A client uses the first of two schemas with one `$id` for both. Schemas that refer to it are left
+    // If two schemas have one `$id`, a client uses the first for both. Schemas that refer to it are left
     // out below.
     if schema.member("$id").is_some() {
         schema = without(&schema, "$id");
@@ -438,7 +438,7 @@ fn object_type(raw: &RawJson) -> Fit {
     Fit::Instead(object, "is not \"object\"".to_owned())
 }
 
-/// Each must be an object; `true` and `false` are short for `{}` and `{"not": {}}`.
+/// Checks that each is an object; `true` and `false` stand for `{}` and `{"not": {}}`.
 fn properties(raw: &RawJson) -> Fit {
     let Some(members) = raw.members() else {
         return leave(raw);
@@ -464,11 +464,12 @@ fn properties(raw: &RawJson) -> Fit {
 }
 
 /// Whether the validator of the TypeScript client (Ajv, draft-07 and 2020-12 mixed, schemas unchecked)
-/// compiles this. In doubt the schema is left out: clients then only do not validate the tool's results.
+/// compiles this. If in doubt, the schema is left out; then clients only do not validate the tool's
+/// results.
 fn compiles(schema: &Value) -> Result<(), String> {
     let mut plain = schema.clone();
     if let Value::Object(members) = &mut plain {
-        // The check below would follow it, which the client does not.
+        // The check below would resolve it, but the client does not.
         members.shift_remove("$schema");
     }
     let valid = jsonschema::draft202012::meta::is_valid(&plain)
@@ -492,7 +493,7 @@ fn compiles(schema: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Keywords whose value is a schema, or a list of some.
+/// Keywords whose value is a schema or a list of schemas.
 const SCHEMAS: &[&str] = &[
     "additionalItems",
     "additionalProperties",
@@ -512,7 +513,7 @@ const SCHEMAS: &[&str] = &[
     "unevaluatedProperties",
 ];
 
-/// The schemas right below one.
+/// The direct subschemas of a schema.
 fn below(members: &serde_json::Map<String, Value>) -> impl Iterator<Item = &Value> {
     members.iter().flat_map(|(name, value)| match value {
         Value::Array(several) if SCHEMAS.contains(&&**name) => several.iter().collect(),
@@ -569,8 +570,8 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
     ))
 }
 
-/// Whether a pattern is valid in JavaScript, with the flag `u` that Ajv sets. Only what JavaScript and Rust
-/// have in common passes.
+/// Whether a pattern is valid in JavaScript, with the flag `u` that Ajv sets. Accepts only the syntax that
+/// JavaScript and Rust have in common.
 fn is_javascript(pattern: &str) -> bool {
     if Regex::new(pattern).is_err() {
         return false;
@@ -581,7 +582,7 @@ fn is_javascript(pattern: &str) -> bool {
         match c {
             '\\' => match rest.next() {
                 Some('d' | 'D' | 'w' | 'W' | 's' | 'S') if class => {
-                    // A range to or from a class is an error there.
+                    // In JavaScript, a range from or to a class is an error.
                     if rest.peek() == Some(&'-') {
                         return false;
                     }
@@ -618,15 +619,15 @@ fn is_javascript(pattern: &str) -> bool {
     true
 }
 
-// The rules applied to an object.
+// Applies the rules to an object.
 
-/// The verdict on a member.
+/// The result of checking a member.
 enum Fit {
-    /// It is kept.
+    /// The member is kept.
     Fits,
-    /// It is replaced by this, and why.
+    /// The member is replaced by this value, for this reason.
     Instead(RawJson, String),
-    /// It is left out, and why.
+    /// The member is left out, for this reason.
     Leave(String),
 }
 
@@ -636,7 +637,7 @@ fn shaped(raw: &RawJson, shape: Shape, faults: &mut Vec<String>) -> Option<RawJs
     let members = raw.members()?;
     let before = faults.len();
     let names: Vec<Option<String>> = members.iter().map(|it| it.name.read().ok()).collect();
-    // Of two with one name, readers take the last.
+    // If a name occurs twice, readers take the last member.
     let last = names.iter().enumerate();
     let last = last.filter_map(|(place, name)| Some((name.as_deref()?, place)));
     let last: HashMap<&str, usize> = last.collect();
@@ -677,7 +678,7 @@ fn shaped(raw: &RawJson, shape: Shape, faults: &mut Vec<String>) -> Option<RawJs
     Some(RawJson::of_members(&kept))
 }
 
-/// The fault of a value of the wrong type.
+/// The error for a value of the wrong type.
 fn wrong(raw: &RawJson) -> String {
     match raw.as_str() {
         "null" => "is null".to_owned(),
@@ -703,12 +704,12 @@ fn leave(raw: &RawJson) -> Fit {
 }
 
 // JSON for which some clients reject the whole message: an unpaired surrogate (Python's client), and deep
-// nesting (all of them).
+// nesting (all clients).
 
-/// The levels that an item may nest; clients accept 128 or 200.
+/// Maximum nesting depth of an item; clients accept 128 or 200.
 const DEPTH: usize = 100;
 
-/// The value that clients accept, and the fault; `None` if there is none.
+/// The corrected value and the error; `None` if the text is valid.
 fn sound_text(raw: &RawJson) -> Option<(RawJson, &'static str)> {
     if depth(raw.as_bytes()) > DEPTH {
         return Some((RawJson::null(), "is nested too deeply"));

@@ -1,12 +1,13 @@
-//! What each server offers, learnt once and kept: documents and lists are answered from memory.
+//! The catalogue of each server's tools, prompts and resources, read once and kept: documents and lists are
+//! answered from memory.
 //!
 //! ```text
-//! Learning ──learnt, or kept on disk──▶ Ready ◀──learnt── (refresh; the old answer stays meanwhile)
+//! Learning ──read, or valid on disk──▶ Ready ◀──read── (refresh; the old answer is kept meanwhile)
 //!     └──failed──▶ Failed ──backoff──▶ Learning
 //! ```
 //! An entry on disk is served at once after a restart, and read from the server again; if that fails, it is
 //! no longer served.
-//! Each server has a task of its own: a failing server is retried independently of the others.
+//! Each server has its own task: a failing server is retried independently of the others.
 
 mod disk;
 mod learn;
@@ -32,21 +33,21 @@ pub use learn::{Learnt, learn};
 pub use listed::{Item, completion};
 pub use offer::Offer;
 
-/// How long a request waits for a server whose lists are being read.
+/// How long a request waits while a server's lists are being read.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The state of one server.
 #[derive(Clone)]
 pub enum Knowledge {
-    /// Nothing yet.
+    /// The lists have not been read yet.
     Learning,
-    /// Everything.
+    /// The lists are known.
     Ready(Arc<Offer>),
-    /// Nothing, and why. It is tried again.
+    /// The lists could not be read; there will be a retry.
     Failed {
-        /// For callers with the key: names the fault and quotes the server's last words.
+        /// The error for callers with the key, including the server's last output.
         why: Arc<str>,
-        /// For everybody: names the fault.
+        /// The error for all callers.
         brief: Arc<str>,
     },
 }
@@ -66,15 +67,15 @@ pub struct Catalog {
 pub struct News {
     /// The server.
     pub server: ServerName,
-    /// The notification that says so.
+    /// The method of the list-changed notification.
     pub method: &'static str,
 }
 
-/// The number of notifications that a slow receiver may have waiting.
+/// Capacity of the channel, per receiver.
 const NEWS: usize = 64;
 
 impl Catalog {
-    /// Empty; [`Catalog::follow`] fills it.
+    /// An empty catalogue; [`Catalog::follow`] fills it.
     pub fn new(children: Arc<Children>, store: Arc<ChatStore>) -> Self {
         Self {
             entries: Mutex::default(),
@@ -86,13 +87,13 @@ impl Catalog {
         }
     }
 
-    /// Changes of lists, from now on.
+    /// Subscribes to changes of lists.
     pub fn news(&self) -> broadcast::Receiver<News> {
         self.news.subscribe()
     }
 
-    /// Learns new and changed servers, forgets removed ones, keeps the others; nothing after
-    /// [`Catalog::close`], because a reload may come late.
+    /// Reads the lists of new and changed servers, forgets removed ones and keeps the others. Does nothing
+    /// after [`Catalog::close`], because a reload may finish late.
     pub fn follow<'a>(&self, specs: impl Iterator<Item = &'a Arc<ServerSpec>>) {
         let mut entries = self.entries.lock();
         if self.learning.is_closed() {
@@ -120,8 +121,8 @@ impl Catalog {
         self.changes.send_replace(());
     }
 
-    /// Forgets all servers. Those that are just being asked are ended, and when this returns
-    /// nothing of them is left, nor of their folders.
+    /// Forgets all servers and ends their current attempts. The children and their folders are removed
+    /// before this returns.
     pub async fn close(&self) {
         {
             let mut entries = self.entries.lock();
@@ -131,7 +132,7 @@ impl Catalog {
         self.learning.wait().await;
     }
 
-    /// Reads the lists of a server again, which has notified about changes.
+    /// Reads the lists of a server again, after it sent a list-changed notification.
     pub fn refresh(&self, server: &ServerName) {
         if let Some(learner) = self.entries.lock().get(server) {
             learner.refresh();
@@ -143,7 +144,7 @@ impl Catalog {
         self.entries.lock().get(server).map(Learner::known)
     }
 
-    /// The input schema of a tool, by the name that the server gave it.
+    /// The input schema of a tool, by the server's name for it.
     pub fn tool_schema(&self, server: &ServerName, tool: &str) -> Option<RawJson> {
         let offer = self.ready(server)?;
         let tool = offer.tool(tool)?;
@@ -162,8 +163,8 @@ impl Catalog {
         Some(knowledge.borrow().clone())
     }
 
-    /// Waits until each of these is known or has failed, or was being learnt for [`PATIENCE`], so that only
-    /// a new server is waited for.
+    /// Waits until each of these servers is known or has failed, or has been read for [`PATIENCE`], so that
+    /// only new servers cause a wait.
     pub async fn settled<'a>(&self, servers: impl Iterator<Item = &'a ServerName>) {
         let waits: Vec<_> = {
             let entries = self.entries.lock();
@@ -196,7 +197,7 @@ impl Catalog {
         }
     }
 
-    /// The largest memory that a child was seen to take, in bytes; 0 before any was learnt.
+    /// The largest memory use of a child so far, in bytes; 0 before any server was read.
     pub fn largest_child(&self) -> u64 {
         let entries = self.entries.lock();
         let sizes = entries
@@ -211,9 +212,9 @@ impl Catalog {
 
 type Watch = watch::Receiver<Knowledge>;
 
-// Why a server was not learnt.
+// Errors of reading a server's lists.
 
-/// Why a server could not be learnt.
+/// Why a server's lists could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
     /// The process failed.
@@ -222,16 +223,16 @@ pub enum LearnError {
     /// The folder failed.
     #[error("cannot create its directory: {0}")]
     Store(#[from] StoreError),
-    /// It answered `tools/list` with an error.
+    /// The server answered `tools/list` with an error.
     #[error("tools/list returned the error {0}")]
     Refused(String),
-    /// It answered `tools/list` with something else.
+    /// The server answered `tools/list` with an invalid result.
     #[error("the result of tools/list is not a ListToolsResult")]
     BadList,
 }
 
 impl LearnError {
-    /// Without the server's own words, which may hold what not everybody should read.
+    /// The error without the server's own text, which may contain confidential data.
     pub fn brief(&self) -> String {
         match self {
             Self::Child(error) => error.brief(),

@@ -1,4 +1,4 @@
-//! A server as callers see it: its lists, filtered by the config.
+//! A server as offered to callers: its lists, filtered by the config.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,16 +26,16 @@ use crate::config::{Mode, ServerSpec};
 
 /// What a server offers under one version of its config.
 pub struct Offer {
-    /// The config that filtered it.
+    /// The config whose filters apply.
     pub spec: Arc<ServerSpec>,
-    /// Everything the server said.
+    /// The answers of the server.
     pub learnt: Arc<Learnt>,
     tools: IndexMap<Box<str>, OfferedTool>,
     listed: OnceLock<Listed>,
     documents: Mutex<HashMap<String, Bytes>>,
 }
 
-/// Checks that may take long, of all servers.
+/// Permits for checks that may take long, for all servers.
 static CHECKS: LazyLock<Semaphore> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism();
     Semaphore::new(processors.map_or(1, NonZeroUsize::get))
@@ -78,29 +78,29 @@ impl Offer {
         }
     }
 
-    /// A tool that callers may use, by the name the server gave it.
+    /// A tool that callers may use, by the server's name for it.
     pub fn tool(&self, name: &str) -> Option<&OfferedTool> {
         self.tools.get(name)
     }
 
-    /// The name of the tool that the last part of a URL, decoded, means.
+    /// The name of the tool for the last segment of a URL, decoded.
     pub fn name_at<'a>(&self, segment: &'a str) -> &'a str {
         let known = |name: &&str| self.tools.contains_key(*name);
         let dots = || name_of_dots(segment).filter(known);
-        // As with any address, a slash at the end changes nothing.
+        // A trailing slash is ignored, as in every address.
         let bare = || Some(segment.trim_end_matches('/')).filter(known);
         let named = Some(segment).filter(known).or_else(dots);
         named.or_else(bare).unwrap_or(segment)
     }
 
-    /// Whether callers may call a tool: one that was learnt, or, where tools depend on the session,
-    /// any that the config does not hide.
+    /// Whether callers may call a tool: a known tool or, if tools depend on the session, any that the config
+    /// does not hide.
     pub fn may_call(&self, name: &str) -> bool {
         self.tools.contains_key(name) || (self.spec.session_lists && self.spec.offers(name))
     }
 
-    /// Validates and corrects the arguments of a call. If the session may have another schema, the server
-    /// gets those that do not fit this one. May take seconds, so call it on a separate thread.
+    /// Validates and corrects the arguments of a call. If the session may have another schema, arguments that
+    /// do not fit this one are passed to the server. May take seconds, so call it on a blocking thread.
     pub fn check(&self, tool: &str, arguments: RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
         let Some(known) = self.tools.get(tool) else {
             return Ok(match arguments.as_bytes() {
@@ -115,9 +115,9 @@ impl Offer {
         })
     }
 
-    /// The same for a runtime thread, until `deadline`. Small arguments, which are nearly all, are checked at
-    /// once; others on a blocking thread, at most as many at once as there are processors. The check stops
-    /// when the returned future is dropped.
+    /// The same for a runtime thread, until `deadline`. Small arguments, by far the most frequent, are
+    /// checked at once; others on a blocking thread, with at most as many concurrent checks as there are
+    /// processors. The check stops when the returned future is dropped.
     pub async fn check_until(
         self: &Arc<Self>,
         tool: &str,
@@ -157,12 +157,12 @@ impl Offer {
         }
     }
 
-    /// All of them, in the server's order.
+    /// All of these tools, in the server's order.
     pub fn tools(&self) -> impl ExactSizeIterator<Item = &Tool> {
         self.tools.values().map(|offered| &offered.tool)
     }
 
-    /// Its part of the lists of all servers.
+    /// The server's part of the lists of all servers.
     pub fn listed(&self) -> &Listed {
         self.listed.get_or_init(|| {
             let learnt = &self.learnt;
@@ -171,10 +171,10 @@ impl Offer {
         })
     }
 
-    /// Names in `enabledTools` that the server does not have: spelled wrong, or of another version.
+    /// Names in `enabledTools` that the server does not have: misspelled, or of another version.
     pub fn missing_tools(&self) -> Vec<&str> {
         let enabled = self.spec.enabled_tools.iter().flatten();
-        // Another session may have them.
+        // Another session may have these tools.
         let wanted = enabled
             .map(String::as_str)
             .filter(|_| !self.spec.session_lists);
@@ -183,7 +183,7 @@ impl Offer {
         wanted.filter(|name| !has.contains(name)).collect()
     }
 
-    /// What its operator should look at.
+    /// Warnings for the administrator.
     pub fn warnings(&self) -> Vec<String> {
         let name = &self.spec.name;
         let mut warnings = Vec::new();
@@ -218,7 +218,7 @@ impl Offer {
         warnings
     }
 
-    /// What people call it.
+    /// Display name of the server.
     pub fn title(&self) -> &str {
         let info = &self.learnt.hello.server_info;
         let said = info.title.as_deref().unwrap_or(&info.name);
@@ -229,8 +229,8 @@ impl Offer {
         }
     }
 
-    /// The OpenAPI document for operations below `server_url`; made once, then served from memory.
-    /// Title, description and version of `said` replace the server's own.
+    /// The OpenAPI document for operations below `server_url`; generated once, then served from memory.
+    /// Title, description and version in `said` override the server's own.
     pub fn document(&self, server_url: &str, said: &Documents, secured: bool) -> Bytes {
         let mut documents = self.documents.lock();
         if let Some(known) = documents.get(server_url) {
