@@ -1,7 +1,7 @@
-//! Limits on what may happen at the same time, and the queues in front of them.
+//! Concurrency limits and the queues in front of them.
 //!
-//! [`Permits`] is a semaphore that shares its permits out by [`Tenant`]; what waits for one is bounded
-//! by [`Waiting`]. Calls of one user never take all permits, and never the whole queue.
+//! [`Permits`] is a semaphore that divides its permits among [`Tenant`]s; [`Waiting`] bounds the number of
+//! waiting calls. Calls of one user never take all permits, and never the whole queue.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -16,20 +16,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, ServerSpec, Transport};
 
-/// The calls that may run, and those that wait for it.
+/// The running calls and the waiting calls.
 #[derive(Clone)]
 pub struct Admission {
-    /// Calls that wait, for whatever it is.
+    /// All calls that wait, for any reason.
     pub waiting: Waiting,
     running: Permits,
-    /// A server elsewhere uses none of this machine's processors: calls that wait for its answer
-    /// take no permit from those that do. Each server has its own permits.
+    /// A remote server uses no processors of this machine, so calls that wait for its answer take no permit
+    /// from local calls. Each remote server has its own permits.
     elsewhere: Arc<Mutex<HashMap<ServerName, Permits>>>,
     per_server: usize,
 }
 
 impl Admission {
-    /// Nothing runs yet.
+    /// Creates the permits; no call runs yet.
     pub fn new(limits: &Limits) -> Self {
         let most = limits.max_concurrent.get();
         let per_user = limits.max_concurrent_per_user;
@@ -42,7 +42,7 @@ impl Admission {
         }
     }
 
-    /// A permit for a call to this server; dropping it lets the next one in.
+    /// A permit for a call to this server; dropping it lets the next call run.
     pub fn enter(
         &self,
         spec: &ServerSpec,
@@ -61,48 +61,48 @@ impl Admission {
         permits.or_insert_with(new).clone()
     }
 
-    /// Calls that processes of this machine work on, and those that wait for that.
+    /// The number of calls that local processes work on, and of those that wait for a permit.
     pub fn load(&self) -> (usize, usize) {
         self.running.load()
     }
 }
 
-// Permits that tenants share.
+// Permits shared among tenants.
 //
-// A free permit goes to the tenant who holds the fewest; among equals to the one who was served
-// longest ago; then to who waits longest.
+// A free permit goes to the tenant with the fewest permits; among equals to the one served least recently;
+// then to the one that waits longest.
 
-/// A tenant that is no known user may be so many people.
+/// A tenant that is not an identified user may stand for this many users.
 const MANY: usize = 4;
 
-/// Beyond so many tenants who were served, those who hold nothing and wait for nothing are forgotten.
+/// If more tenants than this were served, those without permits and waiting calls are forgotten.
 const REMEMBERED: usize = 1000;
 
-/// A number of permits, which may be lowered and raised.
+/// A number of permits that can be lowered and raised.
 #[derive(Clone)]
 pub struct Permits {
     state: Arc<Mutex<PermitsState>>,
 }
 
-/// One permit. Dropping it lets the next in.
+/// One permit. Dropping it lets the next call run.
 pub struct Permit {
     permits: Permits,
     tenant: Tenant,
 }
 
-/// How many permits one tenant may hold.
+/// The number of permits that one tenant may hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
-    /// One user.
+    /// The share of one user.
     user: usize,
-    /// Others, each of whom may be many people.
+    /// The share of other tenants, each of which may stand for many users.
     others: usize,
-    /// The permits beyond a user's share are for tenants who hold none: several who have much to do
-    /// leave them to others, too.
+    /// Whether the permits beyond a user's share are reserved for tenants that hold none, so that several
+    /// busy tenants leave some, too.
     reserving: bool,
 }
 
-/// Three of four, and never all where there are two or more.
+/// Three quarters, but never all if there are two or more.
 pub fn three_quarters(permits: usize) -> usize {
     if permits < 2 {
         return permits;
@@ -111,12 +111,12 @@ pub fn three_quarters(permits: usize) -> usize {
 }
 
 impl Share {
-    /// One may hold all permits.
+    /// One tenant may hold all permits.
     pub fn all() -> Self {
         Self::each(usize::MAX)
     }
 
-    /// One may hold so many.
+    /// One tenant may hold at most this number.
     pub fn each(most: usize) -> Self {
         Self {
             user: most,
@@ -125,7 +125,7 @@ impl Share {
         }
     }
 
-    /// One may hold so many; the rest is kept for those who hold none.
+    /// One tenant may hold at most this number; the rest is reserved for tenants that hold none.
     pub fn reserving(most: usize) -> Self {
         Self {
             reserving: true,
@@ -139,10 +139,10 @@ struct PermitsState {
     share: Share,
     total: usize,
     held: HashMap<Tenant, usize>,
-    /// In the order in which each tenant came.
+    /// The waiting calls of each tenant, in order of arrival.
     queues: HashMap<Tenant, VecDeque<Waiter>>,
     came: u64,
-    /// When each tenant was last served: a count, not a time.
+    /// When each tenant was last served: a sequence number, not a timestamp.
     served: HashMap<Tenant, u64>,
     serving: u64,
 }
@@ -153,7 +153,7 @@ struct Waiter {
 }
 
 impl Permits {
-    /// So many permits.
+    /// Creates `limit` permits.
     pub fn new(limit: usize, share: Share) -> Self {
         let state = PermitsState {
             limit: limit.max(1),
@@ -170,9 +170,9 @@ impl Permits {
         }
     }
 
-    /// For calls that one server works on side by side: as many as it allows, and one user not all
-    /// of them; without a limit, so many of each user that the user's further calls wait here and not in the
-    /// server in front of others'.
+    /// For concurrent calls of one server: as many as it allows, of which one user may not take all. Without
+    /// a limit, each user gets `each`, so that the user's further calls wait here and not in the server
+    /// ahead of others' calls.
     pub fn side_by_side(limit: Option<usize>, each: usize) -> Self {
         match limit {
             Some(limit) => Self::new(limit, Share::reserving(three_quarters(limit))),
@@ -187,7 +187,8 @@ impl Permits {
         }
     }
 
-    /// Waits for a permit; the order of the calls to this counts.
+    /// Waits for a permit. The order of the calls to this function decides, not the first poll of the
+    /// future.
     pub fn enter(&self, tenant: &Tenant) -> impl Future<Output = Permit> + use<> {
         let entering = self.try_enter(tenant).ok_or_else(|| self.join(tenant));
         let permits = self.clone();
@@ -203,19 +204,19 @@ impl Permits {
         }
     }
 
-    /// A permit that is free now.
+    /// A permit, if one is free now.
     pub fn try_enter(&self, tenant: &Tenant) -> Option<Permit> {
         self.try_enter_leaving(0, tenant)
     }
 
-    /// The same, unless it would be the last one.
+    /// The same, unless it would be the last free permit.
     pub fn try_enter_spare(&self, tenant: &Tenant) -> Option<Permit> {
         self.try_enter_leaving(1, tenant)
     }
 
     fn try_enter_leaving(&self, free: usize, tenant: &Tenant) -> Option<Permit> {
         let mut state = self.state.lock();
-        // A tenant that waits may not have one now, or has got it: none is overtaken.
+        // A tenant that already waits gets no permit here, so that no waiting call is overtaken.
         if state.total.saturating_add(free) >= state.limit || !state.may_enter(tenant) {
             return None;
         }
@@ -226,7 +227,7 @@ impl Permits {
 
     fn join(&self, tenant: &Tenant) -> oneshot::Receiver<Permit> {
         let (turn, granted) = oneshot::channel();
-        // One may have come free since the look.
+        // A permit may have become free since the check.
         self.change(|state| {
             state.came += 1;
             let came = state.came;
@@ -237,7 +238,7 @@ impl Permits {
         granted
     }
 
-    /// Permits held, and how many wait for one.
+    /// The number of held permits and of waiting calls.
     pub fn load(&self) -> (usize, usize) {
         let state = self.state.lock();
         let waiting = state.queues.values().flatten();
@@ -245,23 +246,23 @@ impl Permits {
         (state.total, waiting.count())
     }
 
-    /// How many permits there are.
+    /// The number of permits.
     pub fn limit(&self) -> usize {
         self.state.lock().limit
     }
 
-    /// How many permits this tenant holds.
+    /// The number of permits that this tenant holds.
     pub fn held_by(&self, tenant: &Tenant) -> usize {
         self.state.lock().held_by(tenant)
     }
 
-    /// Whether this tenant holds as many as one may.
+    /// Whether this tenant holds its whole share.
     pub fn is_at_share(&self, tenant: &Tenant) -> bool {
         let state = self.state.lock();
         state.held_by(tenant) >= state.most(tenant)
     }
 
-    /// Whether more permits are held than there should be.
+    /// Whether more permits are held than the limit allows.
     pub fn is_over(&self) -> bool {
         let state = self.state.lock();
         state.total > state.limit
@@ -273,7 +274,7 @@ impl Permits {
         state.total * 2 < state.limit
     }
 
-    /// Lowers or raises the number of permits. Those that are too many go as they come back.
+    /// Lowers or raises the number of permits. Excess permits are removed when they are released.
     pub fn set_limit(&self, limit: usize, share: Share) {
         self.change(|state| {
             state.limit = limit.max(1);
@@ -288,15 +289,15 @@ impl Permits {
         }
     }
 
-    /// Gives the permits that are free after a change to the next tenants.
+    /// Gives the permits that are free after a change to the next tenants in line.
     fn change(&self, change: impl FnOnce(&mut PermitsState)) {
         let mut state = self.state.lock();
         change(&mut state);
-        // Under the same lock, so that a new call overtakes no other.
+        // Under the same lock, so that a new call overtakes no waiting call.
         let next = std::iter::from_fn(|| state.next()).collect::<Vec<_>>();
         drop(state);
         for (tenant, waiter) in next {
-            // A waiter that gave up drops the permit, which returns it.
+            // If the waiter gave up, the permit is dropped and thereby returned.
             let _ = waiter.turn.send(self.permit(&tenant));
         }
     }
@@ -348,7 +349,7 @@ impl PermitsState {
         }
     }
 
-    /// The next tenant that may have a permit now, if any; the permit is taken.
+    /// Takes a permit for the tenant that is next in line, if there is one.
     fn next(&mut self) -> Option<(Tenant, Waiter)> {
         if self.total >= self.limit || self.queues.is_empty() {
             return None;
@@ -379,12 +380,12 @@ impl PermitsState {
 }
 
 impl Permit {
-    /// The tenant that holds it.
+    /// The tenant that holds this permit.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
     }
 
-    /// Counts it against another tenant's share from now on.
+    /// Counts the permit against another tenant's share from now on.
     pub fn pass_to(&mut self, tenant: &Tenant) {
         self.permits.change(|state| {
             state.give_back(&self.tenant);
@@ -400,19 +401,19 @@ impl Drop for Permit {
     }
 }
 
-// The calls that wait for their turn, whatever they wait for. Each keeps its body in memory.
+// The waiting calls, whatever they wait for. Each keeps its body in memory.
 //
-// Where there are too many, the last one of the tenant with the most is refused, so that a tenant that
-// floods the queue only loses its own calls.
+// If there are too many, the newest call of the tenant with the most waiting calls is refused, so that a
+// tenant that floods the queue only loses its own calls.
 
-/// All calls that wait.
+/// All waiting calls.
 #[derive(Clone)]
 pub struct Waiting {
     state: Arc<Mutex<QueueState>>,
     most: usize,
 }
 
-/// A call that waits. Dropped, it waits no more.
+/// A waiting call. Dropping it removes the call from the queue.
 pub struct Ticket {
     waiting: Waiting,
     tenant: Tenant,
@@ -420,7 +421,7 @@ pub struct Ticket {
     displaced: CancellationToken,
 }
 
-/// As many wait as may, and no tenant has more waiting calls than this one.
+/// The queue is full, and no tenant has more waiting calls than this one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -432,7 +433,7 @@ struct QueueState {
 }
 
 impl Waiting {
-    /// At most so many.
+    /// A queue of at most `most` calls.
     pub fn new(most: usize) -> Self {
         Self {
             state: Arc::default(),
@@ -440,7 +441,7 @@ impl Waiting {
         }
     }
 
-    /// One more waits.
+    /// Adds a call.
     pub fn join(&self, tenant: &Tenant) -> Result<Ticket, Full> {
         let mut state = self.state.lock();
         if state.total >= self.most {
@@ -459,14 +460,15 @@ impl Waiting {
         })
     }
 
-    /// How many may wait.
+    /// The maximum number of waiting calls.
     pub fn most(&self) -> usize {
         self.most
     }
 }
 
 impl QueueState {
-    /// Sends the last call of the tenant with the most away, unless this one would have as many.
+    /// Refuses the newest call of the tenant with the most waiting calls, unless the new call's tenant would
+    /// then have as many.
     fn make_room(&mut self, newcomer: &Tenant) -> Result<(), Full> {
         let own = self.of.get(newcomer).map_or(0, BTreeMap::len);
         let greediest = self.of.iter_mut().max_by_key(|(_, calls)| calls.len());
@@ -481,7 +483,7 @@ impl QueueState {
 }
 
 impl Ticket {
-    /// Waits until the call has to make room for a tenant with fewer calls.
+    /// Waits until this call is refused in favour of a tenant with fewer calls.
     pub async fn displaced(&self) {
         self.displaced.cancelled().await;
     }
@@ -595,7 +597,7 @@ mod permits_tests {
         assert_eq!(permits.load(), (1, 1));
         drop(held);
         let permit = waits.as_mut().now_or_never().expect("its turn");
-        // Granted and never taken: it comes back.
+        // Granted but not taken, so the permit is returned.
         let granted = permits.enter(&user("d"));
         drop(permit);
         drop(granted);

@@ -1,23 +1,24 @@
-//! Large blocks of memory go back to the system.
+//! Makes glibc return large freed blocks of memory to the system.
 //!
-//! glibc gives a block of its own to the system when it is freed, but only blocks above a threshold are
-//! such, and it raises the threshold to the size of the largest that it has seen freed (up to 32 MiB).
-//! From then on large requests and answers lie in its arenas, and stay there: 40 bodies of 20 MB left
-//! 1 GB behind. A threshold that is set stays as it is. It can be set by `mallopt`, which is `unsafe` to
-//! call, or by a variable that is read before `main`: so the program executes itself once more, in the
-//! same process.
+//! glibc returns a block when it is freed only if the block was mapped separately, which it does above a
+//! threshold; and it raises the threshold to the size of the largest such block that was freed (up to 32
+//! MiB). From then on large requests and responses are allocated in its arenas, which keep the memory:
+//! 40 bodies of 20 MB left 1 GB behind. A threshold that is set explicitly does not change. It can be
+//! set by `mallopt`, which is `unsafe` to call, or by a variable that is read before `main`: therefore
+//! the program executes itself again, in the same process.
 
 use std::{env, ffi::OsString, os::unix::process::CommandExt as _, process::Command};
 
 const TUNABLES: &str = "GLIBC_TUNABLES";
 const THRESHOLD: &str = "glibc.malloc.mmap_threshold";
-/// Blocks of more bytes are the system's. Smaller ones are most of the traffic, and stay fast.
+/// Larger blocks are allocated from the system. Smaller ones are most of the traffic, and stay fast.
 const BYTES: u32 = 256 * 1024;
-/// Says that it was done. Where the system drops the other variable, once has to be enough.
+/// Marks a process that has already executed itself again, in case the system removes the other
+/// variable.
 const DONE: &str = "__MCPO_BRIDGE_ALLOCATOR";
 
-/// Executes this program anew with the threshold set, unless it is, or the operator has set one. Returns
-/// where that cannot be done: then more memory is held, and nothing else.
+/// Executes this program again with the threshold set, unless it is set already, also by the operator.
+/// If that is impossible, it returns; the only effect is that more memory is held.
 pub fn give_back_large_blocks() {
     if !cfg!(target_env = "gnu") || env::var_os(DONE).is_some() {
         return;

@@ -1,4 +1,4 @@
-//! The parts, put together once. Everything else is handed what it needs.
+//! Assembles the parts of the bridge. All other modules get what they need as arguments.
 
 use std::{
     num::NonZeroUsize,
@@ -36,7 +36,7 @@ use crate::{
     telemetry::{Metrics, ServerState},
 };
 
-/// What Open WebUI needs so that calls carry a chat.
+/// What to configure in Open WebUI so that calls carry a chat id.
 const NO_CHAT: &str = "stateful calls arrive without a chat of an authenticated user or key, so \
                        each call starts a new process and folder: set \
                        ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI (or add the custom \
@@ -44,26 +44,26 @@ const NO_CHAT: &str = "stateful calls arrive without a chat of an authenticated 
                        {{USER_ID}} to the connection), and make it send the API key or connect \
                        from a trusted address";
 
-/// So few stateful processes are too few for more than some users.
+/// With fewer stateful processes than this, a warning is shown: they serve only a few users.
 const FEW_PROCESSES: usize = 10;
 
 /// The running bridge.
 pub struct App {
     /// The settings from flags and environment.
     pub settings: Arc<Settings>,
-    /// Which servers there are, and who may see them.
+    /// The servers, and which callers may see them.
     pub directory: Arc<Directory>,
     /// Authenticates callers.
     pub identity: Arc<Identity>,
-    /// What servers offer.
+    /// The lists of all servers.
     pub catalog: Arc<Catalog>,
-    /// What servers are started from.
+    /// Installs the servers' environments.
     pub installer: Arc<Installer>,
-    /// How calls run.
+    /// Runs calls.
     pub engine: Arc<CallEngine>,
-    /// What outlives the process.
+    /// The data that outlives the process.
     pub store: Arc<ChatStore>,
-    /// Whether the machine lets it work.
+    /// The state of the machine.
     pub condition: Arc<Condition>,
     /// Memory for request bodies.
     pub bodies: BodyMemory,
@@ -71,12 +71,12 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// The MCP endpoints.
     pub mcp: Arc<mcp::Endpoint>,
-    /// The other bridges on the same jobs folder.
+    /// The other replicas on the same jobs folder.
     pub replicas: Arc<Replicas>,
-    /// When this process began.
+    /// When this process started.
     pub started: Instant,
     calls_without_chat: AtomicBool,
-    /// Every server was asked once what it offers.
+    /// Whether the lists of every server were requested once.
     pub acquainted: AtomicBool,
     reload_fault: Mutex<Option<String>>,
     cap_warning: Mutex<Option<String>>,
@@ -84,7 +84,7 @@ pub struct App {
 }
 
 impl App {
-    /// Builds the bridge; nothing runs before [`App::apply`].
+    /// Builds the bridge; it does nothing before [`App::apply`].
     pub fn new(
         settings: Settings,
         store: ChatStore,
@@ -175,10 +175,10 @@ impl App {
         }))
     }
 
-    /// Puts a server file in force: unchanged servers keep their sessions, others lose them as
-    /// their calls end.
+    /// Activates a server file: unchanged servers keep their sessions; sessions of the others end
+    /// with their calls.
     pub async fn apply(&self, config: Arc<Loaded>) {
-        // First of all: a locked server must not be started as written in between.
+        // This comes first, so that no locked server is started as written in the meantime.
         let specs = config.servers.values().cloned().collect();
         self.installer.follow(specs).await;
         let before = self.directory.replace(config.clone());
@@ -202,24 +202,24 @@ impl App {
             .await;
     }
 
-    /// Notes why the last reload changed nothing; `None` after a good one.
+    /// Records why the last reload changed nothing; `None` after a successful one.
     pub fn set_reload_fault(&self, fault: Option<String>) {
         *self.reload_fault.lock() = fault;
     }
 
-    /// Why the last reload changed nothing.
+    /// The error of the last reload, if it changed nothing.
     pub fn reload_fault(&self) -> Option<String> {
         self.reload_fault.lock().clone()
     }
 
-    /// A stateful call came without a chat: logged once, and a warning in `/health`.
+    /// Records that a stateful call had no chat id: logged once, and a warning in `/health`.
     pub fn note_call_without_chat(&self) {
         if !self.calls_without_chat.swap(true, Ordering::Relaxed) {
             tracing::warn!("{NO_CHAT}");
         }
     }
 
-    /// What an operator should check though it is no fault.
+    /// Warnings for the operator about things that work but should be checked.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.settings.warnings.clone();
         let config = self.directory.config();
@@ -241,7 +241,8 @@ impl App {
         warnings
     }
 
-    /// Notes how many processes the system's limits leave room for, and lowers their number to that.
+    /// Determines the number of processes that the system's limits allow, and lowers the configured
+    /// number to that.
     pub fn fit_system(&self, open_files: Option<u64>) {
         let most = self.settings.stateful.max_total_processes;
         if let Some(cap) = limits::stateful_cap(most, open_files) {
@@ -250,7 +251,7 @@ impl App {
         }
     }
 
-    /// A warning where `allow` has no effect, because callers can claim to be any user.
+    /// A warning if `allow` has no effect because callers can claim to be any user.
     fn allow_without_key(&self, config: &Loaded) -> Option<String> {
         let access = &self.settings.access;
         let by_address = access.keys.is_empty()
@@ -266,15 +267,15 @@ impl App {
         ))
     }
 
-    /// Lowers the number of stateful processes to what the memory holds, by the largest child of
-    /// today's servers, and to what the system's limits leave room for; raises it again when these
-    /// got smaller.
+    /// Lowers the number of stateful processes to the number that fits into memory, by the largest
+    /// child of the current servers, and to the number that the system's limits allow; raises it
+    /// again if the children become smaller.
     pub fn fit_memory(&self) {
         let most = self.settings.stateful.max_total_processes;
         let largest = self.catalog.largest_child();
         let system = self.system_cap.get();
         if largest == 0 && system.is_none() {
-            // Nothing was measured: no reason to change anything.
+            // Nothing was measured yet, so the number stays unchanged.
             return;
         }
         let memory = (largest > 0).then(|| stateful_cap(most, largest, memory_limit()));
@@ -296,7 +297,7 @@ impl App {
         *warning = new.filter(|_| wished);
     }
 
-    /// The counters, with what is read at the moment of asking.
+    /// The metrics, including values that are read now.
     pub fn render_metrics(&self) -> String {
         for name in self.directory.config().servers.keys() {
             let state = match self.catalog.peek(name) {
@@ -310,7 +311,8 @@ impl App {
     }
 }
 
-/// Tells parts of each other that are made of each other, so that one of them has to exist first.
+/// Connects parts that depend on each other and therefore cannot get each other when they are
+/// created.
 fn connect(
     children: &Children,
     catalog: &Arc<Catalog>,
@@ -339,7 +341,7 @@ fn connect(
     }));
 }
 
-/// The client of Open WebUI, where the settings name one.
+/// The client of Open WebUI, if the settings name one.
 fn openwebui(settings: &Settings, metrics: &Arc<Metrics>) -> Option<Arc<OpenWebUi>> {
     let url = settings.openwebui.url.clone()?;
     let client = OpenWebUi::new(url, metrics.clone());
@@ -349,7 +351,7 @@ fn openwebui(settings: &Settings, metrics: &Arc<Metrics>) -> Option<Arc<OpenWebU
     client.ok().map(Arc::new)
 }
 
-/// Listens to notifications of children: a changed list makes the catalogue ask again.
+/// Handles notifications of children: after a list change the catalogue reads the lists again.
 fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Send + Sync> {
     Arc::new(move |server: &ServerName| {
         let (catalog, server) = (catalog.clone(), server.clone());
@@ -362,7 +364,8 @@ fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Sen
     })
 }
 
-/// Children start in folders of their own: a relative path would mean theirs.
+/// Makes a path absolute: children start in their own folders, where a relative path would have
+/// another meaning.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,14 +1,17 @@
-//! The memory that request bodies take, from their first byte until their calls run.
+//! The memory of request bodies, from their first byte until their calls run.
+//! |
 //!
-//! One budget, in three parts that cannot keep each other waiting:
+//! One budget, in three parts that cannot block each other:
+//! |
 //!
-//! - *small* bodies, of which a slow sender holds no more than what has come;
-//! - *large* ones, whose whole length is taken once more than a small body has come: a sender has to
-//!   send to hold memory, and none waits half-read for the others;
-//! - *parsing*: what a large body takes as values, while it is parsed and checked.
+//! - *small* bodies: a slow sender holds only the memory of the bytes that were received;
+//! - *large* bodies: their whole length is taken once more than a small body was received. A sender has to
+//!   send data to hold memory, and no half-received body waits for others;
+//! - *parsing*: the values of a large body, while it is parsed and checked.
+//! |
 //!
-//! Of each part one tenant has no more than its share, so that others' bodies get memory while the tenant's
-//! own wait. A single body may take more: the tenant's others wait for it.
+//! One tenant gets at most its share of each part, so that other tenants' bodies get memory while its own
+//! wait. A single body may take more than the share: the tenant's other bodies wait for it.
 
 use std::{
     collections::HashMap,
@@ -24,51 +27,51 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// Permits are of so many bytes.
+/// Bytes of one permit.
 const UNIT: u64 = 1024;
-/// Bytes of a small body.
+/// Maximum size of a small body, in bytes.
 pub const SMALL: u64 = 64 * 1024;
-/// A body of fewer bytes is parsed without being counted.
+/// A smaller body is parsed without being counted.
 const TINY: usize = 16 * 1024;
-/// What one value takes at most, its name, its places in lists and hashes, and the allocator's
-/// share included.
+/// Maximum bytes of one parsed value, including its name, its entries in lists and hash tables, and the
+/// allocator's overhead.
 const VALUE: u64 = 128;
-/// Smaller parts would refuse usual bodies.
+/// Minimum size of a part; smaller parts would refuse usual bodies.
 const LEAST: u64 = 1024 * 1024;
-/// Beyond so many tenants, those who hold nothing are forgotten.
+/// Beyond this number of tenants, those that hold no memory are forgotten.
 const REMEMBERED: usize = 1000;
 
-/// Why there is no memory for a body.
+/// Why a body gets no memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// It needs more than there is for one, in bytes.
+    /// It needs more than one body may take, in bytes.
     Never(u64),
-    /// Others had it for too long.
+    /// Timeout while other bodies held the memory.
     Now,
-    /// It has more values than this.
+    /// It has more values than this limit.
     Values(u64),
 }
 
-/// All of it.
+/// The whole budget.
 pub struct BodyMemory {
     small: Part,
     large: Part,
     parsing: Part,
     most_values: u64,
-    /// How long a body waits.
+    /// How long a body waits for memory.
     patience: Duration,
 }
 
 struct Part {
     free: Arc<Semaphore>,
-    /// In units.
+    /// Size in units.
     size: u32,
-    /// Of one tenant, in units.
+    /// Share of one tenant, in units.
     share: u32,
     of_tenant: Mutex<HashMap<Tenant, Weak<Semaphore>>>,
 }
 
-/// Units of a part, and of its tenant's share of that.
+/// Units taken from a part, and from the tenant's share of it.
 #[derive(Debug)]
 pub struct Taken {
     all: OwnedSemaphorePermit,
@@ -92,7 +95,7 @@ impl Part {
         u64::from(self.size) * UNIT
     }
 
-    /// Takes `bytes` for a tenant's body, which holds `held` already.
+    /// Takes `bytes` for a tenant's body, which already holds `held`.
     async fn take(
         &self,
         tenant: &Tenant,
@@ -107,7 +110,8 @@ impl Part {
         let held = held.map_or(0, |held| held.own.num_permits());
         let left = self.share - u32::try_from(held).unwrap_or(u32::MAX).min(self.share);
         let until = Instant::now() + patience;
-        // Its own share first: a body that waits for the common part holds no more than that share.
+        // The tenant's share is taken first: a body that waits for the common part then holds no more than
+        // that share.
         let own = taken(self.share_of(tenant), units.min(left), until).await?;
         let all = taken(self.free.clone(), units, until).await?;
         Ok(Taken { all, own })
@@ -141,7 +145,7 @@ async fn taken(
 }
 
 impl BodyMemory {
-    /// `bytes` for all, of which one tenant has `share`; a body waits for `patience` and may have
+    /// A budget of `bytes`, of which one tenant gets `share`; a body waits for `patience` and may have
     /// `most_values` JSON values.
     pub fn new(bytes: u64, share: u64, most_values: u64, patience: Duration) -> Self {
         Self {
@@ -153,7 +157,7 @@ impl BodyMemory {
         }
     }
 
-    /// What a tenant's bodies take.
+    /// The budget as seen by one tenant.
     pub fn for_tenant(&self, tenant: Tenant) -> TenantMemory<'_> {
         TenantMemory {
             memory: self,
@@ -169,7 +173,7 @@ pub struct TenantMemory<'m> {
 }
 
 impl<'m> TenantMemory<'m> {
-    /// Begins a body, of which nothing has come. `length` is what its sender says.
+    /// Starts a body of which nothing was received yet. `length` is the length that its sender declared.
     pub fn begin(self, length: Option<u64>) -> Share<'m> {
         Share {
             of: self,
@@ -179,8 +183,8 @@ impl<'m> TenantMemory<'m> {
         }
     }
 
-    /// Takes what the JSON in a body needs while it is parsed and checked; none for a tiny one. It has
-    /// to be held until then.
+    /// Takes the memory that the JSON in a body needs while it is parsed and checked; none for a tiny body.
+    /// Hold the result until then.
     pub async fn parse(self, body: &[u8]) -> Result<Option<Taken>, Refused> {
         if body.len() < TINY {
             return Ok(None);
@@ -199,24 +203,24 @@ impl<'m> TenantMemory<'m> {
     }
 }
 
-/// What a body holds of the memory.
+/// The memory that a body holds.
 pub struct Share<'m> {
     of: TenantMemory<'m>,
     length: Option<u64>,
-    /// Bytes.
+    /// Size of the body in bytes.
     size: u64,
     taken: Option<Taken>,
 }
 
 impl Share<'_> {
-    /// Takes what is needed for `size` bytes in all, before they are kept.
+    /// Takes memory for `size` bytes in total. Call it before storing them.
     pub async fn grow(&mut self, size: u64) -> Result<(), Refused> {
         if size <= self.size {
             return Ok(());
         }
         let memory = self.of.memory;
         let (was_small, is_small) = (self.size <= SMALL, size <= SMALL);
-        // Half as much again lies beside a buffer that grows without a known length.
+        // A buffer that grows without a known length needs half as much again.
         let target = match self.length {
             _ if is_small => size,
             Some(length) => length.max(size),
@@ -227,7 +231,7 @@ impl Share<'_> {
         } else {
             &memory.large
         };
-        // The small part's is given back once there is some of the large one.
+        // The memory of the small part is released once that of the large part is taken.
         let held = self.taken.as_ref().filter(|_| was_small == is_small);
         let before = held.map_or(0, |_| self.size);
         let more = target.div_ceil(UNIT) - before.div_ceil(UNIT).min(target.div_ceil(UNIT));
@@ -245,12 +249,12 @@ impl Share<'_> {
         Ok(())
     }
 
-    /// What it holds, for a body that is kept in pieces.
+    /// The memory that is held, for a body that is stored in pieces.
     pub fn into_taken(self) -> Option<Taken> {
         self.taken
     }
 
-    /// The body, which holds its memory as long as any part of it is there.
+    /// The body, which holds its memory as long as any slice of it exists.
     pub fn keep(self, bytes: Bytes) -> Bytes {
         match self.taken {
             Some(taken) => Bytes::from_owner(Kept {
@@ -273,15 +277,14 @@ impl AsRef<[u8]> for Kept {
     }
 }
 
-/// At least as many as there are values and names in a JSON text; exactly where it may be more than
-/// `most`.
+/// Upper bound of the number of values and names in a JSON text; exact if the bound exceeds `most`.
 fn values(json: &[u8], most: u64) -> u64 {
     let opens = |byte: &u8| matches!(byte, b',' | b':' | b'[' | b'{');
     let least = 1 + json.iter().filter(|byte| opens(byte)).count() as u64;
     if least <= most {
         return least;
     }
-    // Commas in texts are no values.
+    // Commas within strings separate no values.
     let (mut values, mut rest) = (1, json);
     while let Some(quote) = memchr::memchr(b'"', rest) {
         values += rest[..quote].iter().filter(|byte| opens(byte)).count() as u64;
@@ -330,7 +333,7 @@ mod tests {
         let mut honest = memory.for_tenant(user("alice")).begin(Some(20 * MIB));
         honest.grow(SMALL + 1).await.unwrap();
         honest.grow(20 * MIB).await.unwrap();
-        // One more has no room, until the first is gone. Small ones do not wait for it.
+        // There is no room for a second one until the first is dropped. Small bodies do not wait for it.
         let mut second = memory.for_tenant(user("alice")).begin(Some(20 * MIB));
         assert_eq!(second.grow(SMALL + 1).await, Err(Refused::Now));
         let bytes = honest.keep(vec![0; 20 * 1024 * 1024].into());
@@ -366,7 +369,7 @@ mod tests {
     async fn one_tenant_leaves_memory_for_others() {
         let memory = memory(64 * MIB);
         let (mut held, refused) = (Vec::new(), Err(Refused::Now));
-        // 24 MiB of large bodies, of which 18 are one tenant's.
+        // 24 MiB of large bodies, of which one tenant may take 18.
         for number in 0..6 {
             let mut share = memory.for_tenant(user("mallory")).begin(Some(3 * MIB));
             assert_eq!(share.grow(3 * MIB).await, Ok(()), "{number}");
@@ -378,7 +381,7 @@ mod tests {
         others.grow(5 * MIB).await.unwrap();
         drop(held);
         more.grow(3 * MIB).await.unwrap();
-        // A body that is larger than the share is one at a time.
+        // Only one body that is larger than the share is admitted at a time.
         drop((more, others));
         let mut whole = memory.for_tenant(user("mallory")).begin(Some(20 * MIB));
         whole.grow(20 * MIB).await.unwrap();

@@ -1,5 +1,5 @@
-//! Whether the machine lets the bridge work, looked at beside the calls. `/health` waits for a look for a
-//! moment at most: a disk that hangs must not hang it.
+//! The state of the machine, checked independently of the calls. `/health` waits only briefly for a
+//! check, so that a disk that hangs does not block it.
 
 use std::{
     sync::Arc,
@@ -12,25 +12,25 @@ use tokio::sync::watch;
 
 use crate::limits;
 
-/// A look is taken again only after this.
+/// Minimum interval between two checks.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long who asks waits for a new look.
+/// How long a caller waits for a new check.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A disk that has not answered for so long lets nobody work.
+/// If the disk has not answered for this long, no call can be served.
 const HANGS: Duration = Duration::from_secs(10);
-/// Descriptors that one start takes, and then some.
+/// Descriptors that one start takes, with a margin.
 const ONE_START: u64 = 16;
 
-/// What is wrong with the machine.
+/// A problem of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// For people.
+    /// Message for the administrator.
     pub text: String,
-    /// No new chat can be worked with.
+    /// Whether no new chat can be served.
     pub down: bool,
 }
 
-/// What was seen last. Cheap to read.
+/// The results of the last check. Cheap to read.
 pub struct Condition {
     store: Arc<ChatStore>,
     min_free: u64,
@@ -48,7 +48,7 @@ struct Observed {
 }
 
 impl Condition {
-    /// Nothing is looked at before somebody asks.
+    /// Checks nothing before the first call of [`Condition::look`].
     pub fn new(store: Arc<ChatStore>, min_free: u64) -> Self {
         Self {
             store,
@@ -58,7 +58,7 @@ impl Condition {
         }
     }
 
-    /// Takes a look, unless one was taken just now, and waits for it for a moment.
+    /// Checks the machine, unless this was done just now, and waits briefly for the result.
     pub async fn look(self: &Arc<Self>) {
         let mut looks = self.looks.subscribe();
         {
@@ -76,7 +76,7 @@ impl Condition {
         let _ = tokio::time::timeout(PATIENCE, looks.changed()).await;
     }
 
-    /// No look is begun from now on. Waits for a moment for one that is under way: it writes.
+    /// Starts no more checks. Waits briefly for a running one, because it writes to the disk.
     pub async fn close(&self) {
         let mut looks = self.looks.subscribe();
         let looking = {
@@ -89,12 +89,12 @@ impl Condition {
         }
     }
 
-    /// How the last heartbeat went.
+    /// Records the result of the last heartbeat.
     pub fn note_heartbeat(&self, failed: Option<String>) {
         self.lock().heartbeat = failed;
     }
 
-    /// What is wrong by what was seen last.
+    /// The problems found by the last check.
     pub fn troubles(&self) -> Vec<Trouble> {
         let state = self.lock();
         let mut troubles = state.seen.clone();
@@ -135,7 +135,7 @@ impl Condition {
                 text: format!("the jobs directory cannot be used: {error}"),
                 down: true,
             }),
-            // Chats can still be read, and made smaller.
+            // Chats can still be read, and files deleted.
             Ok(bytes) if bytes < self.min_free => seen.push(Trouble {
                 text: format!(
                     "only {bytes} bytes of disk space are free (MCPO_MIN_FREE_DISK_BYTES)"
@@ -146,7 +146,7 @@ impl Condition {
         }
         if let Some((left, most)) = limits::open_files_left().filter(|(left, _)| *left < ONE_START)
         {
-            // Idle sessions can make room for another one.
+            // Idle sessions can be ended to make room for a new one.
             seen.push(Trouble {
                 text: format!(
                     "only {left} of {most} file descriptors are left: raise the limit on open files \
@@ -172,7 +172,7 @@ impl Condition {
     }
 }
 
-/// Numbers in a text change all the time: only how many troubles there are is compared.
+/// Logs changes. Numbers in the texts change all the time, so only the number of problems is compared.
 fn tell_changes(before: &[Trouble], now: &[Trouble]) {
     if now.len() > before.len() {
         for trouble in now {
@@ -213,7 +213,7 @@ mod tests {
     async fn a_look_that_hangs_holds_nobody_up_and_is_told_of() {
         let folder = Folder::new();
         let condition = Arc::new(Condition::new(Arc::new(folder.open()), 0));
-        // As if the disk had not answered since then; no second look is begun.
+        // Simulates a disk that has not answered since then; no second check is started.
         let since = Instant::now().checked_sub(HANGS);
         condition.lock().looking_since = since;
         let asked = tokio::time::timeout(Duration::from_secs(30), condition.look()).await;

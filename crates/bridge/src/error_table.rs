@@ -1,8 +1,8 @@
 //! The errors that callers get: one row for each.
 //!
-//! A row's word is for programs (`type` of a problem document, `data.kind` of a JSON-RPC error), for metrics
-//! and for logs. At an MCP endpoint an error of the call itself travels under 200, as JSON-RPC has it; only
-//! what concerns the request as such, or says "not now", has a status that proxies see.
+//! A row's name is for programs (`type` of a problem document, `data.kind` of a JSON-RPC error), for metrics
+//! and for logs. At an MCP endpoint an error of the call itself is sent with status 200, as JSON-RPC
+//! requires; only errors of the request as such, and temporary refusals, have a status that proxies see.
 
 use std::fmt::Display;
 
@@ -22,30 +22,30 @@ use crate::telemetry::ProblemKind;
 pub struct ErrorKind {
     /// For programs, metrics and logs.
     pub name: &'static str,
-    /// What `detail` of a problem document is.
+    /// The type of `detail` in a problem document.
     pub detail: Detail,
     /// The HTTP status at an OpenAPI endpoint.
     pub status: u16,
     /// The HTTP status at an MCP endpoint.
     pub mcp_status: u16,
-    /// Of JSON-RPC.
+    /// The JSON-RPC error code.
     pub code: i64,
-    /// Seconds, for `Retry-After`; 0 where repeating the request brings nothing, or acts twice.
+    /// Seconds, for `Retry-After`; 0 if repeating the request is useless or would act twice.
     pub retry_after: u64,
 }
 
 /// The `detail` of a problem document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
-    /// The text, as mcpo has it where no tool was called.
+    /// The text, as in mcpo's errors of requests that called no tool.
     Text,
     /// An object with the text as `message`.
     Object,
 }
 
-/// An error whose text the caller may read.
+/// An error with a text that the caller may read.
 pub trait CallerError: Display {
-    /// Its row.
+    /// Its row of the table.
     fn kind(&self) -> ErrorKind;
 }
 
@@ -86,7 +86,7 @@ table! {
     FILE_TOO_LARGE "file_too_large"               Object 413 413 INVALID_REQUEST   0;
     TOO_MANY_FILES "too_many_files"               Object 413 413 INVALID_REQUEST   0;
     NO_FOLDER "no_folder"                         Object 422 422 INVALID_REQUEST   0;
-    // The caller.
+    // The caller's identity and rights.
     UNKNOWN_HOST "unknown_host"                   Text   403 403 INVALID_REQUEST   0;
     FORGED_PEER "forged_peer"                     Text   403 403 INVALID_REQUEST   0;
     MISSING_KEY "missing_key"                     Text   401 401 INVALID_REQUEST   0;
@@ -113,14 +113,14 @@ table! {
     UNKNOWN_TOOL "unknown_tool"                   Text   404 200 INVALID_PARAMS    0;
     BAD_ARGUMENTS "bad_arguments"                 Object 422 200 INVALID_PARAMS    0;
     BAD_FILE_NAME "bad_path"                      Object 422 200 INVALID_PARAMS    0;
-    // The call, before the tool was asked.
+    // The call, before the request was sent to the tool.
     BUSY "busy"                                   Object 429 429 INTERNAL_ERROR    10;
     DISK_FULL "disk_full"                         Object 507 507 INTERNAL_ERROR    0;
     ELSEWHERE "elsewhere"                         Object 503 503 INTERNAL_ERROR    5;
     SHUTTING_DOWN "shutting_down"                 Object 503 503 INTERNAL_ERROR    5;
     NOT_STARTED "not_started"                     Object 502 200 INTERNAL_ERROR    0;
     NOT_SUBSCRIBED "not_subscribed"               Object 502 200 INTERNAL_ERROR    0;
-    // Afterwards. Nothing here says when to come back: the tool may have acted.
+    // After that. No row has `Retry-After`, because the tool may have acted.
     DIED "died"                                   Object 502 200 INTERNAL_ERROR    0;
     REMOTE_FAILED "remote_failed"                 Object 502 200 INTERNAL_ERROR    0;
     ANSWER_TOO_LARGE "answer_too_large"           Object 502 200 INTERNAL_ERROR    0;
@@ -133,14 +133,14 @@ table! {
     REPLICA_LOST "replica_lost"                   Object 502 200 INTERNAL_ERROR    0;
     TOOL_ERROR "tool_error"                       Object 500 200 INTERNAL_ERROR    0;
     RPC_ERROR "rpc_error"                         Object 500 200 INTERNAL_ERROR    0;
-    // The client is gone and does not read this answer; proxies log 499 for it.
+    // The client disconnected and does not read this response; proxies log 499 for it.
     CANCELLED "cancelled"                         Object 499 200 REQUEST_CANCELLED 0;
     INTERNAL "internal"                           Object 500 200 INTERNAL_ERROR    0;
 }
 
 impl ErrorKind {
-    /// The same error of a call whose tool had been asked before: a program would read "not now" as
-    /// advice to repeat it.
+    /// The same error for a call whose request the tool already got: a program would take a temporary
+    /// refusal as advice to repeat it.
     #[must_use]
     pub fn after_asking(self) -> Self {
         match self {
@@ -159,7 +159,7 @@ impl ErrorKind {
         }
     }
 
-    /// An answer of this kind.
+    /// A response of this kind.
     pub fn respond(self, status: u16, content_type: &'static str, body: String) -> Response {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, body).into_response();

@@ -95,7 +95,7 @@ fn call(params: &Value, work: &Path) -> Result<Value, (i64, String)> {
 }
 
 fn look(work: &Path) -> Result<Snapshot, String> {
-    // Without a limit, because a full chat deletes files this way.
+    // Without a limit, because files of a full chat are deleted this way.
     let limits = Limits {
         entries: u64::MAX,
         depth: DEPTH,
@@ -136,7 +136,7 @@ fn delete(work: &Path, name: &str) -> Result<Value, String> {
     Ok(json!({ "deleted": path.display() }))
 }
 
-/// Empties the folders beside `work`. Files that are still being written may remain.
+/// Empties the folders beside `work`. Files that are being written meanwhile may remain.
 fn clear(work: &Path) -> Result<Value, String> {
     let mut kept = 0_usize;
     for folder in ["../tmp", "../home"] {

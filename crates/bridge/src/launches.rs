@@ -1,9 +1,9 @@
-//! How each server is started now: as written, or from its environment.
+//! How each server is currently started: as written in the server file, or from its environment.
 //!
 //! ```text
 //! Installing ──done──▶ Installed ──does not start──▶ AsWritten
 //!     ├── cannot be installed ──▶ AsWritten
-//!     └── cannot be installed, and is locked ──▶ Refused ──tried again──▶ Installed
+//!     └── cannot be installed, and is locked ──▶ Refused ──retry──▶ Installed
 //! ```
 
 use std::{collections::HashMap, sync::Arc};
@@ -18,21 +18,21 @@ use crate::config::{ServerSpec, SpecVersion};
 /// How a server is started.
 #[derive(Debug, Clone)]
 pub enum Launching {
-    /// By its launcher, and why; `None` where there is nothing to install at all.
+    /// By its launcher, with the reason; `None` if there is nothing to install.
     AsWritten(Option<Arc<str>>),
-    /// Its environment is being made.
+    /// Its environment is being installed.
     Installing {
-        /// Until it is there, nothing else may run.
+        /// Whether nothing else may run until it is installed.
         locked: bool,
     },
     /// From its environment.
     Installed(Arc<Resolved>),
-    /// Not at all: what is locked cannot be installed, and why.
+    /// Not at all: the locked packages cannot be installed, for this reason.
     Refused(Arc<str>),
 }
 
-/// All servers, as the server file has them now and as it had them before: calls and sessions of
-/// then may still go on.
+/// All servers of the current server file and of earlier ones, whose calls and sessions may still
+/// run.
 #[derive(Default)]
 pub struct Launches(Mutex<Entries>);
 
@@ -40,19 +40,19 @@ type Entries = HashMap<(ServerName, SpecVersion), Entry>;
 
 struct Entry {
     state: watch::Sender<Launching>,
-    /// It stands in the server file.
+    /// Whether it is in the current server file.
     current: bool,
 }
 
 impl Launches {
-    /// How this server is started now.
+    /// How this server is currently started.
     pub fn state_of(&self, spec: &ServerSpec) -> Launching {
         let watch = self.watch(spec);
         watch.map_or(Launching::AsWritten(None), |watch| watch.borrow().clone())
     }
 
-    /// What to start it from; `None`: as written. Waits where only locked packages may run, at most
-    /// to `until`; the error says why they cannot.
+    /// The environment to start it from; `None`: as written. If only locked packages may run, waits
+    /// for them, at most to `until`; the error says why they cannot run.
     pub async fn ready(
         &self,
         spec: &ServerSpec,
@@ -74,15 +74,15 @@ impl Launches {
         }
     }
 
-    /// Says how it is started from now on.
+    /// Sets how it is started from now on.
     pub fn set(&self, spec: &ServerSpec, state: Launching) {
         if let Some(entry) = self.lock().get(&key(spec)) {
             entry.state.send_replace(state);
         }
     }
 
-    /// A start failed. Says whether that speaks against the environment, in which it was never
-    /// seen to start: then it runs as written from now on.
+    /// Records a failed start. Returns whether it indicates a fault of the environment, from which
+    /// the server never started successfully: it then runs as written from now on.
     pub fn doubt(&self, spec: &ServerSpec, why: &str) -> bool {
         let doubtful =
             matches!(self.state_of(spec), Launching::Installed(found) if found.is_doubtful());
@@ -93,15 +93,15 @@ impl Launches {
         doubtful
     }
 
-    /// It was seen to start.
+    /// Records a successful start.
     pub fn trust(&self, spec: &ServerSpec) {
         if let Launching::Installed(found) = self.state_of(spec) {
             found.trust();
         }
     }
 
-    /// Takes these servers over; what is known of unchanged ones stays. Nothing of the others is
-    /// started before somebody says how.
+    /// Adds these servers; the state of unchanged ones is kept. New ones are not started before
+    /// [`Launches::set`].
     pub fn follow(&self, specs: &[Arc<ServerSpec>]) {
         let mut entries = self.lock();
         entries.retain(|_, entry| std::mem::take(&mut entry.current));
@@ -114,7 +114,7 @@ impl Launches {
         }
     }
 
-    /// What is started from environments.
+    /// The environments that servers are started from.
     pub fn installed(&self) -> Vec<Arc<Resolved>> {
         let entries = self.lock();
         let states = entries.values().map(|entry| entry.state.borrow().clone());

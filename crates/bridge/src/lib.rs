@@ -1,11 +1,11 @@
-//! `mcpo-bridge` runs MCP servers for many people: a process and a folder for each chat, and
-//! what tools wrote as expiring download links.
+//! `mcpo-bridge` runs MCP servers for many users: one process and folder per chat, and generated files as
+//! expiring download links.
 //!
-//! The tree tells the story of a request: `http` → `identity` → `catalog` → `session` →
-//! `admission` → `child` → `artifacts` → answer. `docs/architecture.md` walks one call through it.
+//! The modules follow the path of a request: `http` → `identity` → `catalog` → `session` → `admission` →
+//! `child` → `artifacts` → answer. `docs/architecture.md` describes one call step by step.
 //!
-//! This crate is the product: it puts the other crates together and is imported by none of them. What can
-//! be said without sockets, settings and processes belongs into one of those.
+//! This crate is the product: it combines the other crates, and none of them imports it. Code that needs
+//! no sockets, settings or processes belongs into one of those.
 //!
 //! ```no_run
 //! // The whole program: parse the command line, run, return an exit code.
@@ -47,7 +47,8 @@ use bridge_process::{Duty, supervise};
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
     hide_from_children();
-    // What whoever started us left open is not for children either; what we open ourselves never is.
+    // Descriptors that the starting process left open must not reach children; our own are always closed
+    // on exec.
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
     let mut args = std::env::args_os().skip(1);
     let Some(word) = args.next() else {
@@ -62,9 +63,9 @@ pub fn main() -> std::process::ExitCode {
     cli::main()
 }
 
-/// Keeps processes of the same user, which children are, from reading this one's environment, memory
-/// and descriptors, and from tracing it. The kernel takes it back in what we execute. It also means
-/// that this program leaves no core dump.
+/// Keeps processes of the same user, such as children, from reading this process's environment, memory
+/// and descriptors, and from tracing it. The kernel resets this in programs that we execute. It also
+/// means that this program leaves no core dump.
 fn hide_from_children() {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);

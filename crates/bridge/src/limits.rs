@@ -1,4 +1,4 @@
-//! What the system grants this process.
+//! The system's limits for this process.
 
 use std::{fs, num::NonZeroUsize, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -13,32 +13,33 @@ use crate::{
 const OF_A_CHILD: u64 = 5;
 /// Descriptors for the bridge's own files and logs, and for calls that work on the disk.
 const OWN_FILES: u64 = 32;
-/// Processes and threads that a child takes at least: its supervisor and itself.
+/// Minimum number of processes and threads of a child: its supervisor and itself.
 const PIDS_OF_A_CHILD: u64 = 2;
-/// Processes and threads for short lives: children of one call, installations, threads for the disk.
+/// Processes and threads for short tasks: children of one call, installations, threads for the disk.
 const OWN_PIDS: u64 = 16;
 
-/// Threads that serve requests: a quarter of the processors is left to the children, without whom
-/// there is nothing to pass on. More threads than there are free processors push each other away.
-/// `None` where tokio's own variable says how many.
+/// Number of threads that serve requests: a quarter of the processors is left to the children, which
+/// do the actual work. More threads than free processors would only compete with each other. `None` if
+/// tokio's own variable sets the number.
 pub fn worker_threads() -> Option<usize> {
     let given = std::env::var_os("TOKIO_WORKER_THREADS").is_some();
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     (!given).then_some(processors - processors / 4)
 }
 
-/// Descriptors of the bridge itself: its files, its sockets, and what a request takes for a moment.
+/// Descriptors of the bridge itself: its files, its sockets, and the temporary ones of a request.
 const OWN: usize = 64;
-/// Downloads and uploads at the same time, however few descriptors are left for their files.
+/// Minimum number of concurrent downloads and uploads, however few descriptors are left for their
+/// files.
 const LEAST_FILES: usize = 8;
-/// More connections than this only cost memory.
+/// Maximum number of connections; more only use memory.
 const MOST: usize = 16 * 1024;
 
-/// Works out how many connections there may be, or bounds what was set: the bridge's own files, the
-/// starts of processes and downloads must find a descriptor whatever clients do. Returns what is to be
-/// said of it.
+/// Determines the number of connections, or lowers the configured one: descriptors are reserved for
+/// the bridge's own files, starts of processes and downloads, whatever clients do. Returns a warning,
+/// if there is one.
 pub fn fit_connections(settings: &mut Settings) -> Option<String> {
-    // As far as `raise_open_files` goes.
+    // `raise_open_files` raises the limit to this value.
     let files = getrlimit(Resource::Nofile).maximum;
     let files = files.map_or(usize::MAX, |files| {
         usize::try_from(files).unwrap_or(usize::MAX)
@@ -62,31 +63,31 @@ pub fn fit_connections(settings: &mut Settings) -> Option<String> {
     })
 }
 
-/// What is left of `files` descriptors beside the bridge's own and its children's.
+/// The descriptors that remain of `files` after the bridge's own and its children's.
 fn room(files: usize, children: usize) -> usize {
     let of_a_child = usize::try_from(OF_A_CHILD).unwrap_or(usize::MAX);
     let reserve = children.saturating_mul(of_a_child).saturating_add(OWN);
-    // As `for_files` counts: a quarter is for connections in any case.
+    // As in `for_files`, at least a quarter is for connections.
     files - reserve.min(files - files / 4)
 }
 
-/// Raises the limit on open files as far as it goes: each child takes four, each connection one, and
-/// the usual 1024 would end a busy bridge. Returns the limit now in force; `None` for none.
+/// Raises the limit on open files as far as possible: each child takes four, each connection one, and
+/// the usual 1024 would stop a busy bridge. Returns the limit now in force; `None` for none.
 ///
-/// To be called once [`crate::child::Children`] noted what its children get.
+/// Call this after [`crate::child::Children`] has recorded the limit that its children get.
 pub fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    // Refused, all goes on as it was.
+    // On failure the old limit stays in force.
     let _ = setrlimit(Resource::Nofile, raised);
     getrlimit(Resource::Nofile).current
 }
 
-/// How many stateful children the system's limits leave room for, where that is fewer than `most`.
-/// Reads a few small files.
+/// The number of stateful children that the system's limits allow, if it is less than `most`. Reads a
+/// few small files.
 pub fn stateful_cap(most: NonZeroUsize, open_files: Option<u64>) -> Option<Cap> {
     let pids = [
         group_pids(Path::new("/")).map(|free| ("the container's (cgroup's) limit on pids", free)),
@@ -112,7 +113,8 @@ fn tightest(most: NonZeroUsize, rooms: impl Iterator<Item = (&'static str, u64)>
     })
 }
 
-/// A quarter of the descriptors is for connections.
+/// The number of children for this limit on open files. A quarter of the descriptors is for
+/// connections.
 fn for_files(limit: u64) -> u64 {
     (limit - limit / 4).saturating_sub(OWN_FILES) / OF_A_CHILD
 }
@@ -121,7 +123,8 @@ fn for_pids(free: u64) -> u64 {
     free.saturating_sub(OWN_PIDS) / PIDS_OF_A_CHILD
 }
 
-/// Processes and threads that the groups of this process may still get; `None`: no limit is known.
+/// The number of processes and threads that the cgroups of this process still allow; `None`: no limit
+/// is known.
 fn group_pids(root: &Path) -> Option<u64> {
     let folders = group_folders(root, "pids").into_iter();
     let free = folders.filter_map(|folder| {
@@ -131,7 +134,7 @@ fn group_pids(root: &Path) -> Option<u64> {
     free.min()
 }
 
-/// What the user may still get; the limit does not hold for root.
+/// The number that the user's limit still allows; the limit does not apply to root.
 fn user_pids() -> Option<u64> {
     let user = getuid();
     let limit = getrlimit(Resource::Nproc).current?;
@@ -152,16 +155,16 @@ fn user_pids() -> Option<u64> {
     Some(limit.saturating_sub(threads.sum()))
 }
 
-/// Descriptors that are left, and how many there may be; `None` where there is no limit.
+/// The unused descriptors, and the limit; `None` if there is no limit.
 pub fn open_files_left() -> Option<(u64, u64)> {
     let most = getrlimit(Resource::Nofile).current?;
-    // To count them takes one.
+    // Counting them takes one itself.
     let used = fs::read_dir("/proc/self/fd").map_or(most, |open| open.count() as u64);
     Some((most.saturating_sub(used), most))
 }
 
-/// Processes and threads that this process's groups (cgroups) may still get; `None` where none of
-/// them has a limit.
+/// The number of processes and threads that this process's cgroups still allow; `None` if none of them
+/// has a limit.
 pub fn processes_left() -> Option<u64> {
     group_pids(Path::new("/"))
 }
@@ -215,9 +218,9 @@ mod tests {
 
     #[test]
     fn connections_leave_descriptors_for_children_and_the_bridge_itself() {
-        // 100 chats, 8 ready processes, 8 calls and 2 starts.
+        // 100 chats, 8 warm processes, 8 calls and 2 starts.
         assert_eq!(room(2000, 118), 2000 - 5 * 118 - 64);
-        // Where there are few, a quarter.
+        // With few descriptors, a quarter.
         assert_eq!((room(128, 118), room(64, 118), room(0, 1)), (32, 16, 0));
     }
 }

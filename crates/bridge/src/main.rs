@@ -1,4 +1,4 @@
-//! The `mcpo-bridge` binary: parse, run, return an exit code. The library owns everything.
+//! The `mcpo-bridge` binary: calls the library and returns its exit code.
 
 fn main() -> std::process::ExitCode {
     mcpo_bridge::main()

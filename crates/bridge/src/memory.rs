@@ -1,4 +1,4 @@
-//! The memory that the bridge and its children share, and how many children fit into it.
+//! The memory available to the bridge and its children, and how many children fit into it.
 
 use std::{
     fmt, fs,
@@ -6,14 +6,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Children may fill this much of the memory: the bridge, the page cache and one-call children
-/// need the rest.
+/// Part of the memory that children may fill: the bridge, the page cache and one-call children need the
+/// rest.
 const SHARE_PERCENT: u64 = 80;
 
-/// How much memory there is.
+/// The memory limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryLimit {
-    /// Bytes; `u64::MAX` where nothing is known.
+    /// Bytes; `u64::MAX` if unknown.
     pub bytes: u64,
     /// What sets the limit.
     pub source: MemorySource,
@@ -22,11 +22,11 @@ pub struct MemoryLimit {
 /// What sets the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemorySource {
-    /// A cgroup: what a container's memory limit becomes.
+    /// A cgroup, such as a container's memory limit.
     Cgroup,
     /// The machine's memory.
     Machine,
-    /// The system does not tell.
+    /// The system does not report one.
     Unknown,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for MemorySource {
     }
 }
 
-/// The smallest memory limit that holds for this process. Reads a few small files.
+/// The smallest memory limit that applies to this process. Reads a few small files.
 pub fn memory_limit() -> MemoryLimit {
     memory_limit_below(Path::new("/"))
 }
@@ -49,7 +49,7 @@ fn memory_limit_below(root: &Path) -> MemoryLimit {
     let machine = read(&root.join("proc/meminfo")).and_then(|text| kibibytes(&text, "MemTotal:"));
     let cgroup = limit_files(root).filter_map(|file| number(&file)).min();
     let (bytes, source) = match (cgroup, machine) {
-        // "No limit" is a huge number in version 1.
+        // "No limit" is a huge number in version 1 of cgroups.
         (Some(bytes), machine) if machine.is_none_or(|total| bytes < total) => {
             (bytes, MemorySource::Cgroup)
         }
@@ -59,9 +59,9 @@ fn memory_limit_below(root: &Path) -> MemoryLimit {
     MemoryLimit { bytes, source }
 }
 
-/// Bytes that new processes may still take: of the machine's memory, and of that of each group that
-/// bounds this process; what the kernel would give back for them counts as free. `u64::MAX` where
-/// nothing is known. Reads a few small files.
+/// The bytes that new processes may still take: the least of the machine's memory and that of each
+/// cgroup that limits this process; memory that the kernel can reclaim counts as free. `u64::MAX` if
+/// unknown. Reads a few small files.
 pub fn available_memory() -> u64 {
     available_memory_below(Path::new("/"))
 }
@@ -73,7 +73,7 @@ fn available_memory_below(root: &Path) -> u64 {
     left.chain(machine).min().unwrap_or(u64::MAX)
 }
 
-/// What the group with this limit has left.
+/// The free memory of the cgroup with this limit.
 fn left_in_group(limit: &Path) -> Option<u64> {
     let most = number(limit)?;
     let (used, cache) = match limit.file_name()?.to_str()? {
@@ -98,9 +98,9 @@ pub fn kibibytes(meminfo: &str, name: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// The folders of this process's groups (cgroups) that may have a limit of this controller, of both
-/// versions: each group and all above it, because each of them holds. In a container the path may be one
-/// of the host, of which only the top is mounted; that one is then ours.
+/// The folders of this process's cgroups that may have a limit of this controller, of both versions:
+/// each cgroup and all its ancestors, because all their limits apply. In a container the path may be one
+/// of the host, of which only the top is mounted; then the top is this process's cgroup.
 pub fn group_folders(root: &Path, controller: &str) -> Vec<PathBuf> {
     let groups = read(&root.join("proc/self/cgroup")).unwrap_or_default();
     let folders = groups.lines().filter_map(|line| {
@@ -119,7 +119,7 @@ pub fn group_folders(root: &Path, controller: &str) -> Vec<PathBuf> {
     folders.flatten().collect()
 }
 
-/// The files with the memory limits of this process's groups.
+/// The files with the memory limits of this process's cgroups.
 fn limit_files(root: &Path) -> impl Iterator<Item = PathBuf> {
     let folders = group_folders(root, "memory").into_iter();
     let files =
@@ -135,14 +135,14 @@ pub fn number(path: &Path) -> Option<u64> {
 /// A smaller number of children than the operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cap {
-    /// What fits.
+    /// The number that fits.
     pub max: NonZeroUsize,
-    /// For the operator: both numbers, why, and what to do.
+    /// For the operator: both numbers, the reason, and the remedy.
     pub warning: String,
 }
 
-/// Compares what `max_total` children of `child_bytes` each would fill with 80 % of the memory.
-/// `None` if they fit, or if `child_bytes` is 0 (nothing was measured).
+/// Compares the memory of `max_total` children of `child_bytes` each with 80 % of the limit. `None` if
+/// they fit, or if `child_bytes` is 0 (nothing was measured).
 pub fn stateful_cap(max_total: NonZeroUsize, child_bytes: u64, limit: MemoryLimit) -> Option<Cap> {
     let room = limit.bytes / 100 * SHARE_PERCENT;
     let max = at_least_one(room.checked_div(child_bytes)?);
@@ -160,7 +160,7 @@ pub fn stateful_cap(max_total: NonZeroUsize, child_bytes: u64, limit: MemoryLimi
     Some(Cap { max, warning })
 }
 
-/// A number of processes.
+/// The number, but at least one.
 pub fn at_least_one(count: u64) -> NonZeroUsize {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)

@@ -1,7 +1,7 @@
-//! The client of Open WebUI's own API, on behalf of the user whose token a request brought.
+//! The client of Open WebUI's own API, on behalf of the user whose token a request carries.
 //!
-//! Requests and responses are those of 0.12: `GET /api/v1/auths/` names the user of a token,
-//! `POST /api/v1/files/` takes a file, and events of a message show things in the chat.
+//! Requests and responses are those of 0.12: `GET /api/v1/auths/` returns the user of a token, `POST
+//! /api/v1/files/` accepts a file, and events of a message show items in the chat.
 
 use std::{
     fs::File,
@@ -42,7 +42,7 @@ pub struct OpenWebUi {
 }
 
 impl OpenWebUi {
-    /// No connection is made yet.
+    /// Makes no connection yet.
     pub fn new(url: Url, metrics: Arc<Metrics>) -> Result<Self, reqwest::Error> {
         let client = Outbound::from_environment()
             .builder()
@@ -62,7 +62,7 @@ impl OpenWebUi {
         })
     }
 
-    /// A path of the API. Parts are encoded, so none of them leads elsewhere.
+    /// The URL of an API path. Segments are encoded, so that none of them changes the path.
     fn at(&self, path: &[&str]) -> Url {
         let mut url = self.url.clone();
         if let Ok(mut parts) = url.path_segments_mut() {
@@ -99,7 +99,7 @@ impl OpenWebUi {
     }
 }
 
-/// The whole answer, which is JSON of at most `limit` bytes.
+/// Reads the whole response, JSON of at most `limit` bytes.
 async fn read<T: DeserializeOwned>(mut response: Response, limit: usize) -> Result<T, Failure> {
     let mut body = Vec::new();
     while let Some(chunk) = next(&mut response).await? {
@@ -111,7 +111,7 @@ async fn read<T: DeserializeOwned>(mut response: Response, limit: usize) -> Resu
     serde_json::from_slice(&body).map_err(|_| Failure::Unreadable)
 }
 
-/// The next part of an answer; none at its end.
+/// The next part of a response; `None` at its end.
 async fn next(response: &mut Response) -> Result<Option<Bytes>, Failure> {
     let chunk = timeout(SILENCE, response.chunk()).await;
     chunk
@@ -119,17 +119,17 @@ async fn next(response: &mut Response) -> Result<Option<Bytes>, Failure> {
         .map_err(|error| Failure::sending(&error))
 }
 
-// Events of the message that is being answered.
+// Events of the message that is being generated.
 
 /// An event that the chat shows with a message.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// New files that Open WebUI has. It stores them with the message, before its earlier files.
+    /// New files in Open WebUI. It stores them with the message, before its earlier files.
     Files(Vec<Value>),
-    /// All files of the message, for browsers that show it now: they show those of the last event.
+    /// All files of the message, for browsers that show it now: they show those of the last event
+    /// only.
     AllFiles(Vec<Value>),
-    /// Pages, each in a frame that its script does not leave, and whether they are all of the
-    /// message's.
+    /// Pages, each in a sandboxed frame, and whether they are all pages of the message.
     Pages(Vec<Value>, bool),
     /// A status line, and whether the work is finished; the line is then hidden.
     Status(String, bool),
@@ -150,7 +150,7 @@ impl Event {
     }
 }
 
-/// Whether Open WebUI may have assigned an id: clients choose those of temporary chats.
+/// Whether Open WebUI may have assigned this id: clients choose those of temporary chats.
 fn is_kept(id: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     (1..=128).contains(&id.len()) && id.chars().all(good)
@@ -159,13 +159,13 @@ fn is_kept(id: &str) -> bool {
 /// A file that a user attached in a chat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
-    /// Open WebUI's id of it.
+    /// Its id in Open WebUI.
     pub id: String,
-    /// As the user calls it.
+    /// The file name given by the user.
     pub name: String,
 }
 
-/// A chat of thousands of messages.
+/// Maximum size of a chat: enough for thousands of messages.
 const LONGEST_CHAT: usize = 64 * 1024 * 1024;
 
 /// The attachments of a message, newest first.
@@ -177,7 +177,7 @@ pub struct MessageAttachments {
     pub pages: Vec<Value>,
 }
 
-/// A chat that Open WebUI keeps, with the right of its user.
+/// A chat stored in Open WebUI, accessed with the rights of its user.
 pub struct Chat {
     openwebui: Arc<OpenWebUi>,
     token: UserToken,
@@ -205,7 +205,7 @@ impl Chat {
         })
     }
 
-    /// The files that the user's messages carry, each once.
+    /// The files attached to the user's messages, without duplicates.
     pub async fn attachments(&self) -> Result<Vec<Attachment>, Failure> {
         Ok(attachments(&self.content().await?))
     }
@@ -222,7 +222,7 @@ impl Chat {
         self.openwebui.send(what, request, SILENCE).await
     }
 
-    /// Shows an event with a message.
+    /// Sends an event of a message.
     pub async fn tell(&self, message: &str, event: &Event) -> Result<(), Failure> {
         if !is_kept(message) {
             return Ok(());
@@ -238,8 +238,8 @@ impl Chat {
     }
 }
 
-/// Those of the user's messages and of the chat as a whole. Files of an assistant's message came from
-/// this bridge or were generated by the model.
+/// The attachments of the user's messages and of the chat as a whole. Files of an assistant's message
+/// came from this bridge or were generated by the model.
 fn attachments(chat: &Value) -> Vec<Attachment> {
     let messages = chat["history"]["messages"].as_object();
     let messages = messages.into_iter().flat_map(serde_json::Map::values);
@@ -255,7 +255,7 @@ fn attachments(chat: &Value) -> Vec<Attachment> {
     found
 }
 
-/// Collections, notes, web pages and pictures within the message are no files.
+/// The file of an item. Collections, notes, web pages and inline images are not files.
 fn attachment(item: &Value) -> Option<Attachment> {
     let kind = item["type"].as_str().unwrap_or("file");
     if !matches!(kind, "file" | "image") {
@@ -291,28 +291,28 @@ fn file_id(text: &str) -> Option<&str> {
 /// Why a request to Open WebUI failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// No connection, or it broke.
+    /// The connection failed or was interrupted.
     #[error("Open WebUI cannot be reached: {0}")]
     Unreachable(Box<str>),
-    /// No answer in time.
+    /// Timeout of the response.
     #[error("Open WebUI does not respond")]
     Silent,
     /// Any status but success.
     #[error("Open WebUI returned {0}")]
     Refused(StatusCode),
-    /// A response that its API does not have.
+    /// The response is not valid in its API.
     #[error("Open WebUI returned an unexpected response")]
     Unreadable,
-    /// More bytes than the limit.
+    /// The response is larger than this limit, in bytes.
     #[error("larger than {0} bytes (MCPO_MAX_UPLOAD_BYTES)")]
     TooLarge(u64),
-    /// Our own disk.
+    /// An error of the bridge's own disk.
     #[error("{0}")]
     Disk(Box<str>),
 }
 
 impl Failure {
-    /// Without the URL, which only the administrator may know.
+    /// Removes the URL, which only the administrator may know.
     fn sending(error: &reqwest::Error) -> Self {
         if error.is_timeout() {
             return Self::Silent;
@@ -329,7 +329,7 @@ impl Failure {
         Self::Disk(error.to_string().into())
     }
 
-    /// One word for logs and metrics.
+    /// The label for logs and metrics.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",
@@ -350,19 +350,19 @@ impl Failure {
     }
 }
 
-// Files that go to Open WebUI and come from it.
+// Transfers of files to and from Open WebUI.
 
-/// Read and sent at a time.
+/// Bytes read and sent at a time.
 const CHUNK: usize = 128 * 1024;
 
-/// A record of a file.
+/// Maximum size of a file's record.
 const LARGEST_LIST: usize = 4 * 1024 * 1024;
 
-/// A whole upload, of whatever size is allowed.
+/// Timeout of a whole upload, whatever its size.
 const UPLOAD: Duration = Duration::from_secs(120);
 
 impl Chat {
-    /// Gives a file to the user's own files and returns its id. Open WebUI does not index its text.
+    /// Uploads a file to the user's files and returns its id. Open WebUI does not index its text.
     pub async fn upload(
         &self,
         name: &str,
@@ -378,7 +378,7 @@ impl Chat {
         let part = Part::stream_with_length(Body::wrap_stream(stream), size);
         let part = part.file_name(name.to_owned());
         let part = part.mime_str(mime_type).map_err(|_| Failure::Unreadable)?;
-        // Names go as browsers send them: as they are, in UTF-8.
+        // Names are sent as browsers send them: unescaped, in UTF-8.
         let form = Form::new().percent_encode_noop().part("file", part);
         let mut url = self.openwebui.at(&["api", "v1", "files", ""]);
         url.set_query(Some("process=false"));
@@ -389,8 +389,8 @@ impl Chat {
         Ok(stored.id)
     }
 
-    /// Writes a file of the user's into `to` and returns its size. What is larger than `limit` is
-    /// given up.
+    /// Writes one of the user's files into `to` and returns its size. A file larger than `limit` is
+    /// an error.
     pub async fn download(&self, id: &str, to: File, limit: u64) -> Result<u64, Failure> {
         let url = self.openwebui.at(&["api", "v1", "files", id, "content"]);
         let mut response = self.get("download", url).await?;
@@ -411,9 +411,9 @@ impl Chat {
     }
 }
 
-// The user of a token: Open WebUI is asked once for many requests.
+// The user of a token: one request to Open WebUI serves many calls.
 
-/// A revoked token is accepted no longer than this.
+/// A revoked token is accepted for this long at most.
 const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 
 /// A rejected token is checked again after this.
@@ -422,7 +422,7 @@ const REJECTED_FOR: Duration = Duration::from_secs(10);
 /// The capacity of the cache.
 const REMEMBERED: u64 = 10_000;
 
-/// Far more than an account takes.
+/// Maximum size of an account's record, far above the usual size.
 const LARGEST_USER: usize = 4 * 1024 * 1024;
 
 /// The same bound as for ids in headers.
@@ -431,9 +431,9 @@ const LONGEST_ID: usize = 1024;
 /// A user of Open WebUI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// His id.
+    /// The user's id.
     pub id: Box<str>,
-    /// Beside it.
+    /// Name, email and role.
     pub info: UserInfo,
 }
 
@@ -455,8 +455,8 @@ impl Expiry<[u8; 32], Option<User>> for CacheTime {
 }
 
 impl OpenWebUi {
-    /// The user of a token; `None` where Open WebUI refuses it. Requests with one token that come
-    /// together ask once. That Open WebUI could not be asked is not remembered.
+    /// The user of a token; `None` if Open WebUI rejects it. Concurrent requests with one token cause
+    /// one request to Open WebUI. Failed requests are not cached.
     pub async fn user_of(&self, token: &UserToken) -> Result<Option<User>, Failure> {
         let hash: [u8; 32] = Sha256::digest(token.expose()).into();
         let asked = self.users.try_get_with(hash, self.ask_user(token)).await;
@@ -476,8 +476,8 @@ impl OpenWebUi {
             self.send("user", request, SILENCE).await
         };
         let asked = match ask(&["api", "v1", "auths", ""]).await {
-            // That is for people who are signed in. Tokens of automations and sub-agents, and API
-            // keys, learn of whom they are where users set their status.
+            // That endpoint is for signed-in users. Tokens of automations and sub-agents, and API
+            // keys, get their user from the endpoint for the user's own status.
             Err(Failure::Refused(StatusCode::FORBIDDEN)) => {
                 ask(&["api", "v1", "users", "user", "status"]).await
             }
@@ -493,7 +493,7 @@ impl OpenWebUi {
         if id.trim().is_empty() || id.len() > LONGEST_ID || id.contains(char::is_control) {
             return Err(Failure::Unreadable);
         }
-        // Who waits for an administrator's yes may not use anything yet.
+        // Accounts that wait for an administrator's approval may not use anything yet.
         if !matches!(account.role.as_deref(), Some("user" | "admin")) {
             return Ok(None);
         }

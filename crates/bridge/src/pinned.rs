@@ -1,4 +1,4 @@
-//! TLS with peers that are known by their certificate, whatever names stand in it.
+//! TLS with peers that are identified by their certificate, regardless of the names in it.
 
 use std::{fmt, sync::Arc};
 
@@ -9,10 +9,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// Trusts the certificates that `knows` says, and shows an end that holds the key of one.
+/// Trusts the certificates that `knows` accepts, if the peer proves that it has the private key.
 pub struct Pinned<F> {
     knows: F,
-    /// What is wrong with all others.
+    /// The error for all others.
     otherwise: &'static str,
     provider: Arc<CryptoProvider>,
 }
@@ -21,7 +21,7 @@ impl<F> Pinned<F>
 where
     F: Fn(&CertificateDer<'_>) -> bool + Send + Sync + 'static,
 {
-    /// Others are refused with the sentence `otherwise`.
+    /// Creates it; other certificates are rejected with the error `otherwise`.
     pub fn new(knows: F, otherwise: &'static str) -> Self {
         Self {
             knows,
@@ -30,7 +30,7 @@ where
         }
     }
 
-    /// How to speak TLS with them.
+    /// The TLS configuration of a client.
     pub fn client(self) -> ClientConfig {
         ClientConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
