@@ -1,14 +1,11 @@
 //! The memory of request bodies, from their first byte until their calls run.
-//! |
 //!
 //! One budget, in three parts that cannot block each other:
-//! |
 //!
 //! - *small* bodies: a slow sender holds only the memory of the bytes that were received;
 //! - *large* bodies: their whole length is taken once more than a small body was received. A sender has to
 //!   send data to hold memory, and no half-received body waits for others;
 //! - *parsing*: the values of a large body, while it is parsed and checked.
-//! |
 //!
 //! One tenant gets at most its share of each part, so that other tenants' bodies get memory while its own
 //! wait. A single body may take more than the share: the tenant's other bodies wait for it.

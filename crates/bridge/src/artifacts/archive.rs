@@ -17,8 +17,8 @@ use super::{
 };
 
 impl Publisher<'_> {
-    /// Packs `artifacts` (live ones of the workspace) into a zip called `name`. Entries keep their relative
-    /// paths; of two with the same path the later one gets a number. Over `max_bytes`:
+    /// Packs `artifacts` (valid ones of the workspace) into a zip named `name`. Entries keep their relative
+    /// paths; if two have the same path, the later one gets a number. Over `max_bytes`:
     /// [`PublishError::TooLarge`].
     pub fn publish_archive(
         &self,
@@ -52,7 +52,7 @@ impl Publisher<'_> {
     }
 }
 
-/// The bytes of a link; `None` if it has expired or was revoked.
+/// Opens the file of a link; `None` if it has expired or was revoked.
 pub fn open_link(store: &ChatStore, token: &LinkToken) -> Result<Option<File>, StoreError> {
     match store.link(token)? {
         Link::Live(_, blob) => Ok(store.blobs().get(&blob, None)?.map(File::from)),
@@ -87,7 +87,7 @@ fn dos_time(now: Timestamp) -> Option<DateTime> {
     .ok()
 }
 
-/// `a/b.txt`, then `a/b (2).txt`: compared without case, for those who unpack on Windows.
+/// `a/b.txt`, then `a/b (2).txt`: compared without case, for users who unpack on Windows.
 fn unique(path: &str, taken: &mut HashSet<String>) -> String {
     let name_at = path.rfind('/').map_or(0, |slash| slash + 1);
     let dot = path[name_at..].rfind('.').filter(|dot| *dot > 0);

@@ -1,4 +1,4 @@
-//! Files that come in an answer itself, as base64.
+//! Files embedded in an answer as base64.
 
 use std::borrow::Cow;
 
@@ -16,13 +16,13 @@ use super::paths;
 /// A file in an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Embedded {
-    /// One part of a path.
+    /// Its name, one segment of a path.
     pub name: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
 }
 
-/// Pictures that every client shows: they get no link.
+/// Image types that every client shows: they get no link.
 const SHOWN: &[&str] = &[
     "image/png",
     "image/jpeg",
@@ -48,10 +48,10 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("video/mp4", "mp4"),
 ];
 
-/// The embedded resources of a result, and those of its pictures that no client shows. What is no
-/// base64 is left out.
+/// The embedded resources of a result, and those of its images that no client shows. Invalid base64
+/// is left out.
 pub fn embedded(result: &RawJson) -> Vec<Embedded> {
-    // Most results hold none, and are not read again.
+    // Most results have none, and are not parsed again.
     let has =
         |word: &str| memchr::memmem::find(result.as_str().as_bytes(), word.as_bytes()).is_some();
     if !has("\"blob\"") && !has("\"data\"") {
@@ -84,7 +84,8 @@ fn file(block: &RawValue) -> Option<Embedded> {
     })
 }
 
-/// In either alphabet, with padding or without, in one line or many, and behind a `data:` prefix.
+/// Decodes base64 in either alphabet, with or without padding or line breaks, optionally behind a
+/// `data:` prefix.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let text = match text.strip_prefix("data:") {
         Some(rest) => rest.split_once(',')?.1,
@@ -105,7 +106,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     GeneralPurpose::new(alphabet, config).decode(&*text).ok()
 }
 
-/// The last part of the URI, with an extension.
+/// The last segment of the URI, with an extension.
 fn name(uri: &str, mime_type: &str) -> String {
     let path = uri.split(['?', '#']).next().unwrap_or_default();
     let path = path.split_once("://").map_or(path, |(_, path)| path);

@@ -1,7 +1,7 @@
-//! Which files a call names: in its arguments, and in its answer, in which the folder's own path is
-//! relative already ([`bridge_process::relative()`]).
+//! Finds the files that a call names: in its arguments, and in its answer, in which the folder's own
+//! path is already relative ([`bridge_process::relative()`]).
 //!
-//! Nothing here reads the disk. Files that the call has written are searched for in its texts
+//! This module does not read the disk. Files that the call has written are searched for in its texts
 //! ([`Mentions::names`]). Other paths are judged by their text alone ([`Mentions::outside`]), so that an
 //! answer does not reveal whether a file exists.
 
@@ -14,15 +14,16 @@ use serde_json::Value;
 
 use super::{Area, Place};
 
-/// The length, in bytes, of texts that are searched for paths outside; longer ones are documents.
+/// Maximum length, in bytes, of texts that are searched for paths outside the folder; longer texts are
+/// documents.
 const PROSE: usize = 4096;
-/// The length, in bytes, of a path in a notice.
+/// Maximum length, in bytes, of a path in a notice.
 const SHOWN: usize = 200;
 
 /// Words in the names of tools that write files.
 const WRITING: &str = "append copy create download draw dump edit export generate insert make move output \
                        print put record render save screenshot store update write";
-/// Words of answers that say so.
+/// Words in answers that report a written file.
 const WRITTEN: &str = "copied created downloaded dumped exported generated moved output printed recorded \
                        rendered saved stored saving writing written wrote \
                        保存 出力 作成 生成 書き エクスポート ダウンロード";
@@ -31,12 +32,12 @@ const WRITTEN: &str = "copied created downloaded dumped exported generated moved
 pub struct Mentions {
     asked: Vec<String>,
     answered: Vec<String>,
-    /// The tool's name is that of one that writes.
+    /// Whether the tool's name contains a word of [`WRITING`].
     writes: bool,
 }
 
 impl Mentions {
-    /// Of a call of `tool`. In both parts the folder's path has been made relative.
+    /// The texts of a call of `tool`. In both parts the folder's path must already be relative.
     pub fn in_call(tool: &str, arguments: Option<&RawJson>, result: &RawJson) -> Self {
         let (mut asked, mut answered) = (Vec::new(), Vec::new());
         if let Some(arguments) = arguments {
@@ -50,9 +51,9 @@ impl Mentions {
         }
     }
 
-    /// Whether a file is named: by a path from the working directory, by `~`, by `$TMPDIR`, as part
-    /// of a `file:` URI, or by a folder that it is in. `alone`: by its name alone, too, for no other
-    /// file has that one.
+    /// Whether a file is named: by a path from the working directory, by `~`, by `$TMPDIR`, as part of a
+    /// `file:` URI, or by a folder that contains it. `alone`: also by its file name alone, because no
+    /// other file has that name.
     pub fn names(&self, place: &Place, alone: bool) -> bool {
         let path = place.path.display();
         let mut forms = spellings(place.area, &path);
@@ -65,15 +66,15 @@ impl Mentions {
         if alone && !hidden_home && name.trim_start_matches('.').contains('.') {
             forms.push(name.into_owned());
         }
-        // As they stand in a URI.
+        // The forms in a URI.
         let escaped = forms.iter().map(|form| percent_encoded(form).into_owned());
         forms.extend(escaped.collect::<Vec<_>>());
         let mut texts = self.asked.iter().chain(&self.answered);
         texts.any(|text| forms.iter().any(|form| holds(text, form)))
     }
 
-    /// Paths to which the call says that something was written, and which lie outside its folder
-    /// whatever is there, as they were written.
+    /// Paths outside the folder, as written in the call, to which the call reports a write. Does not
+    /// depend on what exists there.
     pub fn outside(&self) -> Vec<String> {
         let saved = self.writes || self.answered.iter().any(|text| says_written(text));
         let asked = self.asked.iter().map(|text| text.trim());
@@ -110,7 +111,7 @@ impl Mentions {
     }
 }
 
-/// All texts at any depth, those of JSON within them, too.
+/// All texts at any depth, including those of JSON within texts.
 fn collect(value: Value, by_answer: bool, texts: &mut Vec<String>) {
     match value {
         Value::String(text) => {
@@ -128,7 +129,7 @@ fn collect(value: Value, by_answer: bool, texts: &mut Vec<String>) {
         }
         Value::Object(members) => {
             for (name, member) in members {
-                // Base64 has slashes, and names nothing.
+                // Base64 contains slashes, but no paths.
                 if !(by_answer && matches!(&*name, "data" | "blob") && member.is_string()) {
                     collect(member, by_answer, texts);
                 }
@@ -148,7 +149,7 @@ fn spellings(area: Area, path: &str) -> Vec<String> {
     spelled.collect()
 }
 
-/// Whether a text holds this path as a whole.
+/// Whether a text contains this path as a whole.
 fn holds(text: &str, path: &str) -> bool {
     memchr::memmem::find_iter(text.as_bytes(), path).any(|at| {
         let before = text[..at].bytes().next_back();
@@ -174,7 +175,7 @@ fn goes_on(rest: &str) -> bool {
     }
 }
 
-/// Whether a text is a path and nothing else: names may have spaces, and sentences may begin with a
+/// Whether a text is a path and nothing else: names may contain spaces, and sentences may begin with a
 /// path.
 fn is_whole(text: &str) -> bool {
     let extension = text.rsplit_once('.').map_or("", |(_, end)| end);
@@ -192,7 +193,7 @@ fn has_word(text: &str, words: &str) -> bool {
     words.split_whitespace().any(|word| text.contains(word))
 }
 
-/// The paths in a line that lie outside, and where they begin.
+/// The paths in a line that may lie outside, and their offsets.
 fn paths(line: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     let (mut before, mut end) = (None, 0);
@@ -233,7 +234,7 @@ fn begins_path(text: &str) -> bool {
         || text.starts_with("file:/")
 }
 
-/// Whether a text is a path that leads out of the chat's folder, by its letters.
+/// Whether a path leads out of the chat's folder, by its text alone.
 fn is_outside(text: &str) -> bool {
     if text.len() > PROSE || text.contains('\n') || !begins_path(text) {
         return false;
@@ -247,7 +248,7 @@ fn is_outside(text: &str) -> bool {
         None => text.into(),
     };
     if let Some(absolute) = path.strip_prefix('/') {
-        // One name is a route or a folder, and devices are no files.
+        // A single name is a route or a folder, and devices are not files.
         let mut parts = absolute.split('/').filter(|part| !part.is_empty());
         let first = parts.next().unwrap_or_default();
         return parts.next().is_some() && !matches!(first, "dev" | "proc" | "sys");
@@ -263,8 +264,8 @@ fn is_outside(text: &str) -> bool {
     true
 }
 
-/// Whether a relative path, from a folder that is given from `work/`, ends outside `work/`, `home/` and
-/// `tmp/`.
+/// Whether a relative path, starting at a folder given relative to `work/`, ends outside `work/`,
+/// `home/` and `tmp/`.
 fn leaves(from: &str, path: &str) -> bool {
     let mut stack = vec!["work"];
     for part in from.split('/').chain(path.split('/')) {

@@ -1,5 +1,5 @@
-//! What tools leave in a workspace, as links: found by what changed on disk, copied aside, named
-//! relative in answers. All calls block on the disk.
+//! Publishes the files that tools write to a workspace as links: finds changes on disk, copies the
+//! files, and makes paths in answers relative. All functions block on the disk.
 
 mod archive;
 mod embedded;

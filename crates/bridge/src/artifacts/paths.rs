@@ -1,4 +1,4 @@
-//! Relative paths of a workspace, names of files, and how they are opened.
+//! Relative paths of a workspace, file names, and safe opening of files.
 
 use std::{
     borrow::Cow,
@@ -50,24 +50,25 @@ impl RelativePath {
         &self.0
     }
 
-    /// For people: UTF-8 without control characters. Not for opening the file.
+    /// For display: UTF-8 without control characters. Not for opening the file.
     pub fn display(&self) -> Cow<'_, str> {
         let mut parts = self.0.iter().map(display_name);
         let first = parts.next().unwrap_or_default();
         parts.fold(first, |path, part| Cow::Owned(format!("{path}/{part}")))
     }
 
-    /// The last part, for people.
+    /// The last segment, for display.
     pub fn name(&self) -> Cow<'_, str> {
         self.0.file_name().map(display_name).unwrap_or_default()
     }
 
-    /// Another name in the folder that this one is in.
+    /// The path of another name in the same folder.
     pub(super) fn sibling(&self, name: &OsStr) -> Self {
         Self(self.0.with_file_name(name))
     }
 
-    /// An entry of the folder `parent`, or of the top folder, as a directory listing named it.
+    /// The path of an entry of the folder `parent`, or of the top folder, as returned by a directory
+    /// listing.
     pub(super) fn entry(parent: Option<&Self>, name: &OsStr) -> Self {
         Self(parent.map_or_else(|| name.into(), |parent| parent.0.join(name)))
     }
@@ -79,18 +80,18 @@ impl AsRef<Self> for RelativePath {
     }
 }
 
-// Names of files for people and in URLs, and media types.
+// File names for display and in URLs, and media types.
 
 /// Short, because a model has to copy the whole URL.
 const ASCII_LIMIT: usize = 64;
 
 const EXTENSION_LIMIT: usize = 10;
 
-/// Bytes: a filesystem has 255 for the whole name.
+/// In bytes: a filesystem has 255 for the whole name.
 const STEM_LIMIT: usize = 200;
 
-/// One name for people: UTF-8, without separators, control characters and the marks that make
-/// text run backwards (a `.exe` that reads as `.pdf`).
+/// A name for display: UTF-8, without separators, control characters and bidirectional marks (which let a
+/// `.exe` look like a `.pdf`).
 fn display_name(name: &OsStr) -> Cow<'_, str> {
     let text = name.to_string_lossy();
     if text.contains(is_unsafe) {
@@ -106,8 +107,8 @@ fn is_unsafe(c: char) -> bool {
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The name for the URL: `[A-Za-z0-9._-]` only, extension kept, never empty, at most 64 letters.
-/// What is not ASCII is left out: `売上.xlsx` is `file.xlsx`.
+/// The name for the URL: `[A-Za-z0-9._-]` only, with its extension, never empty, at most 64 letters.
+/// Other characters are removed: `売上.xlsx` is `file.xlsx`.
 pub fn ascii(name: &str) -> String {
     let (stem, extension) = match name.rsplit_once('.') {
         Some((stem, extension)) if is_extension(extension) => (stem, Some(extension)),
@@ -132,8 +133,8 @@ fn is_extension(text: &str) -> bool {
     (1..=EXTENSION_LIMIT).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// A safe name for an uploaded file in a workspace: one part of a path, not hidden, and with room for a
-/// number.
+/// A safe name for an uploaded file in a workspace: one segment of a path, not hidden, and with room for
+/// a number.
 pub fn safe(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let clean = display_name(OsStr::new(last));
@@ -152,7 +153,7 @@ fn joined(stem: &str, extension: Option<&str>) -> String {
     }
 }
 
-/// The name, and then the name with numbers: `a.xlsx`, `a-2.xlsx`, `a-3.xlsx` …
+/// The name, then the name with numbers: `a.xlsx`, `a-2.xlsx`, `a-3.xlsx` …
 pub fn numbered(name: &str) -> impl Iterator<Item = String> + use<> {
     let name = name.to_owned();
     (1_usize..).map(move |number| match (number, split(&name)) {
@@ -170,13 +171,13 @@ fn split(name: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The media type that the name's extension says; else `application/octet-stream`.
+/// The media type of the name's extension; else `application/octet-stream`.
 pub fn mime_type(name: &str) -> String {
     let guess = mime_guess::from_path(Path::new(name));
     guess.first_or_octet_stream().essence_str().to_owned()
 }
 
-/// Whether the bytes are compressed already, so that packing them again only costs time.
+/// Whether the type is compressed already, so that compressing it again only costs time.
 pub fn is_compressed(mime_type: &str) -> bool {
     let (kind, subtype) = mime_type.split_once('/').unwrap_or_default();
     match kind {
@@ -195,7 +196,7 @@ pub fn is_compressed(mime_type: &str) -> bool {
     }
 }
 
-// The place of a file in a workspace.
+// The location of a file in a workspace.
 
 /// The folders of a workspace that its children write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -209,7 +210,7 @@ pub enum Area {
 }
 
 impl Area {
-    /// The folder of a workspace.
+    /// The path of this folder in a workspace.
     pub fn folder_in(self, job: &Job) -> PathBuf {
         match self {
             Self::Work => job.work(),
@@ -236,9 +237,9 @@ impl Area {
 /// A file of a workspace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// In which of its folders.
+    /// The folder of the workspace.
     pub area: Area,
-    /// Below that.
+    /// The path within that folder.
     pub path: RelativePath,
 }
 
@@ -248,7 +249,7 @@ impl Place {
         Area::Work.file(path)
     }
 
-    /// For people, and for a zip: never absolute, and without `..`.
+    /// For display, and for a zip: never absolute, and without `..`.
     pub fn display(&self) -> String {
         let path = self.path.display();
         match self.area {
@@ -264,12 +265,12 @@ impl AsRef<RelativePath> for Place {
     }
 }
 
-// Opening files of a folder that a child may change at the same time.
+// Opens files of a folder that a child may change at the same time.
 
-/// The number of attempts if a path is renamed while it is resolved.
+/// Number of attempts if a path is renamed while it is resolved.
 const ATTEMPTS: usize = 8;
 
-/// Opens a folder whose last name is no link.
+/// Opens a folder. Its last segment must not be a link.
 pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     dir_at(CWD, path).map_err(Into::into)
 }
@@ -283,8 +284,8 @@ pub fn dir_at<P: rustix::path::Arg>(
     openat(parent, name, flags, Mode::empty())
 }
 
-/// Opens a file for reading, without blocking and without following a link in any part. It may be a
-/// special file: check before reading.
+/// Opens a file for reading, without blocking and without following a link in any segment. It may be a
+/// special file: check its type before reading.
 pub fn open_file(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> {
     let resolve = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
@@ -294,7 +295,7 @@ pub fn open_file(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> 
         match openat2(root, path.as_path(), file_flags(), Mode::empty(), resolve) {
             Ok(file) => return Ok(file.into()),
             Err(Errno::AGAIN | Errno::INTR) => {}
-            // Old container runtimes do not let the call through.
+            // Old container runtimes block this system call.
             Err(Errno::NOSYS | Errno::PERM) => return step_by_step(root, path),
             Err(error) => return Err(error.into()),
         }
@@ -302,14 +303,14 @@ pub fn open_file(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> 
     Err(Errno::AGAIN.into())
 }
 
-/// Removes a file. No part of its path may be a link, and the last one no folder.
+/// Removes a file. No segment of its path may be a link, and the last one must not be a folder.
 pub fn remove_file(work: &Path, path: &RelativePath) -> io::Result<()> {
     let (parent, name) = open_parent(open_dir(work)?, path)?;
     Ok(unlinkat(parent, name, AtFlags::empty())?)
 }
 
-/// The folder of a path and its last part. Each folder is opened in the one that was just opened, so that
-/// one that was replaced by a link is refused.
+/// The folder of a path and its last segment. Each folder is opened relative to the previous one, so that
+/// a folder replaced by a link is rejected.
 fn open_parent(root: OwnedFd, path: &RelativePath) -> io::Result<(OwnedFd, &OsStr)> {
     let (mut parent, mut parts) = (root, path.as_path().iter());
     let name = parts.next_back().ok_or(io::ErrorKind::NotFound)?;
@@ -329,9 +330,9 @@ fn step_by_step(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> {
     Ok(openat(parent, name, file_flags(), Mode::empty())?.into())
 }
 
-// The end of copying.
+// Conditions that stop copying.
 
-/// When copying stops unfinished; checked between blocks.
+/// Time limit and cancellation of a copy; checked between blocks.
 #[derive(Debug, Clone)]
 pub struct Patience {
     until: Instant,
@@ -339,12 +340,12 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Until a time, or until `given_up` is cancelled.
+    /// Stops at a time, or when `given_up` is cancelled.
     pub fn until(until: Instant, given_up: CancellationToken) -> Self {
         Self { until, given_up }
     }
 
-    /// Without end.
+    /// Never stops.
     #[cfg(test)]
     pub fn endless() -> Self {
         let later = Instant::now() + std::time::Duration::from_hours(1);

@@ -28,64 +28,64 @@ use super::{
 /// Publishes the files of one call.
 #[derive(Clone, Copy)]
 pub struct Publisher<'a> {
-    /// Where the links go.
+    /// Store of the links.
     pub store: &'a ChatStore,
     /// The workspace.
     pub job: &'a Job,
-    /// The lease of it.
+    /// The lease of the workspace.
     pub lease: &'a Lease,
     /// The owner of the links.
     pub principal: &'a Principal,
-    /// The server.
+    /// The server that wrote the files.
     pub server: &'a ServerName,
-    /// The tool.
+    /// The tool that wrote the files.
     pub tool: &'a str,
     /// The lifetime of a link (`MCPO_FILE_EXPIRY`).
     pub ttl: Duration,
     /// The largest file that is published, in bytes.
     pub max_bytes: u64,
-    /// When copying stops.
+    /// Limits the time of copying.
     pub patience: &'a Patience,
 }
 
 /// Why a file got no link.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// It vanished, or its path leads through a symbolic link or out of the workspace.
+    /// It was removed, or its path leads through a symbolic link or out of the workspace.
     #[error("{0}: no such file in the workspace")]
     NotFound(String),
-    /// A folder, FIFO, socket or device.
+    /// It is a folder, FIFO, socket or device.
     #[error("{0}: not a regular file")]
     NotAFile(String),
-    /// It has a name outside the workspace too.
+    /// It also has a hard link outside the workspace.
     #[error("{0}: hard links to files outside the workspace are not published")]
     LinkedElsewhere(String),
     /// It was written to during all attempts.
     #[error("{0}: the file changed repeatedly while it was copied")]
     Unstable(String),
-    /// A database in the middle of a transaction: a copy would be of neither before nor after.
+    /// It is a database in the middle of a transaction: a copy would be inconsistent.
     #[error("{0}: a database transaction is open; the first call after its end links the file")]
     InTransaction(String),
-    /// It was not copied in time.
+    /// Copying did not finish in time.
     #[error("{0}: copying took too long and was cancelled")]
     GivenUp(String),
-    /// Over `max_bytes`.
+    /// It is larger than `max_bytes`.
     #[error("{name}: larger than the publishing limit of {limit} bytes")]
     TooLarge {
-        /// The file.
+        /// Name of the file.
         name: String,
-        /// Bytes.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The filesystem refused; nothing half-written is left.
+    /// The filesystem returned an error; no partial copy is left.
     #[error("{name}: cannot publish: {source}")]
     Io {
-        /// The file.
+        /// Name of the file.
         name: String,
-        /// The system's error.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The store refused.
+    /// The store returned an error.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -101,16 +101,16 @@ impl PublishError {
     }
 }
 
-/// The number of attempts to copy a file that changes.
+/// Number of attempts to copy a file that changes.
 const ATTEMPTS: usize = 3;
 
 const CHUNK: usize = 256 * 1024;
 
-/// The bytes that are copied between two checks of `Patience`.
+/// Bytes copied between two checks of `Patience`.
 const BLOCK: u64 = 8 * 1024 * 1024;
 
 impl Publisher<'_> {
-    /// Publishes the current version of one file. `snapshot` is the newest one of the workspace: a file
+    /// Publishes the current version of one file. `snapshot` is the latest one of the workspace: a file
     /// with several names is published only if the snapshot contains all of them.
     pub fn publish(&self, place: &Place, snapshot: &Snapshot) -> Result<Artifact, PublishError> {
         let name = place.display();
@@ -121,7 +121,7 @@ impl Publisher<'_> {
         self.seal(staged, place)
     }
 
-    /// Describes a staged file and gives it its link.
+    /// Records a staged file and creates its link.
     pub(super) fn seal(
         &self,
         mut staged: StagedFile,
@@ -168,7 +168,7 @@ pub(super) fn failed(name: &str) -> impl Fn(io::Error) -> PublishError {
     }
 }
 
-/// An open regular file of a workspace without hard links outside, and the log of a database.
+/// An open regular file of a workspace without hard links outside, and the log if it is a database.
 struct Source {
     file: File,
     log: Option<File>,
@@ -216,7 +216,8 @@ impl Source {
         Ok(file)
     }
 
-    /// Copies until the file did not change meanwhile. `copy` is a parameter for tests of a full disk.
+    /// Copies again until the file did not change meanwhile. `copy` is a parameter so that tests can
+    /// simulate a full disk.
     fn copy_to(
         &self,
         target: &mut File,
@@ -270,13 +271,13 @@ fn refusal(name: String, error: io::Error) -> PublishError {
     }
 }
 
-/// Fills `target` with the first `size` bytes of `source`, sharing blocks where that is possible, and
-/// leaving out holes.
+/// Copies the first `size` bytes of `source` to `target`, sharing blocks if possible, and skipping
+/// holes.
 fn copy_bytes(source: &File, target: &mut File, size: u64, patience: &Patience) -> io::Result<u64> {
     target.set_len(0)?;
     target.rewind()?;
     if ioctl_ficlone(&*target, source).is_ok() {
-        // It may have grown since it was measured.
+        // It may have grown since its size was read.
         return target.metadata().map(|cloned| cloned.len());
     }
     let mut at = 0;
@@ -301,19 +302,19 @@ fn copy_bytes(source: &File, target: &mut File, size: u64, patience: &Patience) 
     Ok(size)
 }
 
-/// The next part that was written, from `at` on and not beyond `size`; empty where nothing more was.
+/// The next data segment, from `at` and up to `size`; empty if there is no more data.
 fn written(source: &File, at: u64, size: u64) -> (u64, u64) {
     let start = match seek(source, SeekFrom::Data(at)) {
         Ok(start) => start.min(size),
         Err(Errno::NXIO) => return (size, size),
-        // Not every filesystem knows.
+        // Not every filesystem supports this.
         Err(_) => return (at, size),
     };
     let end = seek(source, SeekFrom::Hole(start)).unwrap_or(size);
     (start, end.min(size))
 }
 
-/// Size and SHA-256 of the copy itself, not of a file that may have changed since.
+/// Size and SHA-256 of the copy itself, because the original may have changed since.
 fn digest(file: &mut File, patience: &Patience) -> io::Result<(u64, String)> {
     file.rewind()?;
     let mut hash = Sha256::new();

@@ -1,7 +1,7 @@
 //! Snapshots of a workspace: the difference of two shows what a call created or changed.
 //!
-//! Files in `work/` are published whenever a call changed them. Beside these the snapshot keeps what is
-//! published only if the call names it ([`Place`]): hidden files of `work/`, and `home/` and `tmp/`.
+//! Files in `work/` are published whenever a call changed them. The snapshot also contains files that are
+//! published only if the call names them ([`Place`]): hidden files of `work/`, and `home/` and `tmp/`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +23,7 @@ use rustix::{
 
 use super::{Area, Place, RelativePath, paths, sqlite};
 
-/// Never published, nor anything below: caches of tools.
+/// Caches of tools: never published, including their content.
 const SKIPPED_NAMES: [&str; 2] = ["__pycache__", "node_modules"];
 
 /// Caches outside the plain files of `work/`, never published either.
@@ -40,15 +40,15 @@ const CACHE_NAMES: [&str; 7] = [
 /// Never published: hidden files, and the locks that office programs put beside an open document.
 const SKIPPED_PREFIXES: [&str; 2] = [".", "~$"];
 
-/// Never published, in any case: files that are still being written.
+/// Files that are still being written: never published.
 const SKIPPED_SUFFIXES: [&str; 3] = [".tmp", ".part", ".crdownload"];
 
 /// The limits of a scan. A workspace that exceeds them is full (507).
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Files, folders and everything else.
+    /// Number of files, folders and other entries.
     pub entries: u64,
-    /// Folders within folders.
+    /// Nesting depth of folders.
     pub depth: usize,
 }
 
@@ -66,11 +66,11 @@ impl Default for Limits {
 pub struct Usage {
     /// Allocated bytes: a sparse file counts by its blocks.
     pub bytes: u64,
-    /// Files, folders and everything else.
+    /// Number of files, folders and other entries.
     pub entries: u64,
 }
 
-/// One regular file as it was.
+/// The state of one regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FileState {
     pub(super) size: u64,
@@ -78,17 +78,17 @@ pub(super) struct FileState {
     /// Changes with every write, even if a program sets the mtime back.
     changed: (i64, i64),
     identity: Identity,
-    /// Of a database: a hash that changes with its log or journal.
+    /// For a database: a hash that changes with its log or journal.
     sidecars: u64,
 }
 
 /// Device and inode.
 type Identity = (u64, u64);
 
-/// The regular files that may be published, by path, and what all of it takes.
+/// The regular files that may be published, by path, and the disk usage of the workspace.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// The disk usage of all of it; the entries are those of `work/`.
+    /// The disk usage of the workspace; the entries are those of `work/`.
     pub usage: Usage,
     /// The part of the bytes that is in `home/` and `tmp/`.
     pub aside_bytes: u64,
@@ -106,12 +106,12 @@ pub struct Snapshot {
 /// Why no snapshot was taken.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// A limit was passed.
+    /// A limit on entries was exceeded.
     #[error(
         "the workspace contains more than {0} files (MCPO_MAX_WORKSPACE_FILES): delete some of them"
     )]
     TooManyEntries(u64),
-    /// A limit was passed.
+    /// The limit on the depth was exceeded.
     #[error("the workspace contains folders nested more than {0} levels deep: delete them")]
     TooDeep(usize),
     /// The folder itself cannot be read.
@@ -120,16 +120,16 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
-    /// Looks through `work` alone, following no links and leaving no filesystem. What vanishes
-    /// meanwhile, or cannot be read, is left out.
+    /// Scans `work` alone, without following links or entering other filesystems. Entries that are
+    /// removed meanwhile, or cannot be read, are left out.
     pub fn take(work: &Path, limits: &Limits) -> Result<Self, SnapshotError> {
         let mut found = Self::default();
         found.walk(work, Area::Work, limits)?;
         Ok(found)
     }
 
-    /// Looks through all that a workspace's children may write to. Only `work/` must be readable and
-    /// within the limits; what is wrong beside it is in [`Snapshot::over_aside`].
+    /// Scans all folders that a workspace's children may write to. Only `work/` must be readable and
+    /// within the limits; errors of the other folders are in [`Snapshot::over_aside`].
     pub fn look(job: &Job, limits: &Limits) -> Result<Self, SnapshotError> {
         let mut found = Self::take(&job.work(), limits)?;
         for area in [Area::Home, Area::Tmp] {
@@ -167,7 +167,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Of a tree that exceeds the limits. Nothing counts as changed since, because its files are unknown.
+    /// The snapshot of a tree that exceeds the limits. Compared with it, nothing counts as changed,
+    /// because its files are unknown.
     pub fn over() -> Self {
         Self {
             over: true,
@@ -185,7 +186,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Removes a file: if the next snapshot contains it, it is new.
+    /// Removes a file, so that it is new if the next snapshot contains it.
     pub fn forget(&mut self, place: &Place) {
         match place.area {
             Area::Work => self.files.remove(&place.path),
@@ -194,7 +195,7 @@ impl Snapshot {
         self.aside.remove(place);
     }
 
-    /// Whether there is a publishable file of this path.
+    /// Whether there is a publishable file at this path.
     pub fn has(&self, path: &RelativePath) -> bool {
         self.files.contains_key(path)
     }
@@ -214,8 +215,8 @@ impl Snapshot {
         self.names.get(&identity(file)).copied().unwrap_or(0)
     }
 
-    /// Makes one file of a database and what `SQLite` keeps beside it: neither log nor journal is
-    /// anything by itself, and what changes in them is a change of the database.
+    /// Treats a database and its companion files as one file: a log or journal is not published by
+    /// itself, and a change of it is a change of the database.
     fn join_databases(&mut self, root: BorrowedFd<'_>, area: Area) {
         if area == Area::Work {
             join(
@@ -232,7 +233,8 @@ impl Snapshot {
     }
 }
 
-/// `kind` says what of `SQLite`'s a file is, and reads it for that; `sibling` names one beside it.
+/// `kind` returns the role of a file for `SQLite` and reads it; `sibling` returns the path of a
+/// companion.
 fn join<K: Ord + Clone + AsRef<RelativePath>>(
     files: &mut BTreeMap<K, FileState>,
     kind: impl Fn(&K) -> Option<sqlite::Kind>,
@@ -249,7 +251,7 @@ fn join<K: Ord + Clone + AsRef<RelativePath>>(
             continue;
         }
         let own = files.remove(&key);
-        // Reading alone changes the index of a log.
+        // The index of a log changes even if the database is only read.
         if !sqlite::is_index(key.as_ref())
             && let (Some(own), Some(main)) = (own, files.get_mut(&main))
         {
@@ -283,7 +285,7 @@ fn differing<K: Ord + Clone>(old: &BTreeMap<K, FileState>, new: &BTreeMap<K, Fil
     changed.map(|(key, _)| key.clone()).collect()
 }
 
-/// A folder on the way down.
+/// A folder on the current path of the scan.
 struct Folder {
     entries: Dir,
     handle: OwnedFd,
@@ -296,9 +298,9 @@ struct Folder {
 enum Offer {
     /// Whenever a call changed it.
     Always,
-    /// If the call names it, too.
+    /// Only if the call names it.
     Named,
-    /// Counted only.
+    /// Never; it only counts for the usage.
     Never,
 }
 
@@ -323,7 +325,7 @@ impl Walk<'_> {
             },
         }];
         while let Some(folder) = open.last_mut() {
-            // A folder that cannot be read on counts as removed.
+            // If reading a folder fails, the folder counts as removed.
             let Some(Ok(entry)) = folder.entries.read() else {
                 open.pop();
                 continue;
@@ -342,7 +344,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Counts an entry; returns the folder to go down into, if it is one.
+    /// Counts an entry; if it is a folder, returns it to be scanned.
     fn visit(
         &mut self,
         folder: &Folder,
@@ -406,7 +408,7 @@ impl Walk<'_> {
     ) -> Option<Folder> {
         let open = || -> Result<_, Errno> {
             let handle = paths::dir_at(folder.handle.as_fd(), name)?;
-            // A mount in a workspace belongs to the administrator; its files come from no call.
+            // A mount in a workspace belongs to the administrator; its files are not created by calls.
             let inside = fstat(&handle)?.st_dev == self.device;
             inside
                 .then(|| Dir::read_from(&handle).map(|entries| (entries, handle)))
@@ -422,7 +424,7 @@ impl Walk<'_> {
     }
 }
 
-/// When an entry of this name is published; `folder` is the rule of its folder.
+/// When an entry with this name is published; `folder` is the rule of its folder.
 fn offer_of(name: &OsStr, folder: Offer) -> Offer {
     let name = name.as_bytes();
     let ends = |suffix: &str| {
@@ -460,7 +462,7 @@ fn identity(stat: &Stat) -> Identity {
     (stat.st_dev, stat.st_ino)
 }
 
-/// The widths of these fields differ by platform.
+/// The integer types of these fields differ by platform.
 #[allow(clippy::useless_conversion, clippy::cast_possible_wrap)]
 pub(super) fn state(stat: &Stat) -> FileState {
     FileState {
@@ -526,7 +528,8 @@ mod tests {
         };
         write("one");
         let before = look(dir.path());
-        // The clock of ctime ticks with the kernel's timer: wait for the next tick, not for a time.
+        // The ctime clock advances with the kernel's timer, so wait for its next tick instead of a fixed
+        // time.
         while {
             write("two");
             changed(&before, &look(dir.path())).is_empty()

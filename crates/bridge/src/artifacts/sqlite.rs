@@ -1,9 +1,8 @@
 //! `SQLite` databases: their companion files, and a copy that is complete without them.
 //!
-//! A database in WAL mode has its newest pages in a log (`X-wal`) until a checkpoint moves them. The
-//! format of the log is fixed and documented (<https://www.sqlite.org/fileformat2.html#walformat>), so
-//! a copy of the database is completed here, without `SQLite`, which would have to write beside the
-//! original.
+//! In WAL mode a database's newest pages are in a log (`X-wal`) until a checkpoint moves them. The format
+//! of the log is fixed and documented (<https://www.sqlite.org/fileformat2.html#walformat>), so a copy of
+//! the database is completed here, without `SQLite`, which would have to write to the original's folder.
 
 use std::{
     ffi::OsStr,
@@ -18,10 +17,10 @@ use std::{
 use super::{RelativePath, paths, paths::Patience};
 
 const HEADER: &[u8; 16] = b"SQLite format 3\0";
-/// The last bit says in which order the checksums read bytes.
+/// Magic number; the last bit selects the byte order of the checksums.
 const WAL: u32 = 0x377f_0682;
 const JOURNAL: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
-/// The first words of a log's index, in the machine's own order.
+/// The first word of a log's index, in the machine's byte order.
 const INDEX_VERSION: u32 = 3_007_000;
 const SUFFIXES: [&str; 3] = [WAL_SUFFIX, INDEX_SUFFIX, JOURNAL_SUFFIX];
 /// The log.
@@ -53,7 +52,7 @@ pub fn is_index(path: &RelativePath) -> bool {
     name.as_bytes().ends_with(INDEX_SUFFIX.as_bytes())
 }
 
-/// Looks at the first bytes of a file.
+/// Determines the kind from the first bytes of a file.
 pub fn kind(root: BorrowedFd<'_>, path: &RelativePath) -> Option<Kind> {
     let file = paths::open_file(root, path).ok()?;
     if !file.metadata().ok()?.is_file() {
@@ -69,13 +68,13 @@ pub fn kind(root: BorrowedFd<'_>, path: &RelativePath) -> Option<Kind> {
     companion.then_some(Kind::Companion)
 }
 
-/// Whether it begins as a database does.
+/// Whether the file begins like a database.
 pub fn is_database(file: &File) -> bool {
     first(file).as_ref() == Some(HEADER)
 }
 
-/// Whether a journal contains the data to undo a transaction; after a finished one it is removed, empty or
-/// overwritten with zeros.
+/// Whether a journal contains the data to undo a transaction; after a finished one it is removed,
+/// truncated or overwritten with zeros.
 pub fn is_hot(journal: &File) -> bool {
     first(journal) == Some(JOURNAL)
 }
@@ -106,7 +105,7 @@ pub fn complete(copy: &mut File, log: &File, patience: &Patience) -> io::Result<
     let mut frames = Frames::open(log)?.ok_or(io::ErrorKind::InvalidData)?;
     for _ in 0..count {
         patience.check()?;
-        // The log may have been begun anew: the copy is then made anew, too.
+        // The log may have been restarted: then the copy is made again, too.
         let frame = frames.next()?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let at = u64::from(frame.number.saturating_sub(1)) * size;
         copy.seek(SeekFrom::Start(at))?;
@@ -114,21 +113,21 @@ pub fn complete(copy: &mut File, log: &File, patience: &Patience) -> io::Result<
     }
     copy.set_len(u64::from(pages) * size)?;
     if is_database(copy) {
-        // Read and written without a log from now on.
+        // From now on the copy is read and written without a log.
         copy.write_all_at(&[1, 1], 18)?;
     }
     Ok(())
 }
 
-/// A page in the log.
+/// A frame of the log: one page.
 struct Frame {
-    /// Of the page, from 1.
+    /// Number of the page, starting at 1.
     number: u32,
-    /// Of the whole database after this one; 0 but at the end of a transaction.
+    /// Number of pages of the database after this frame, at the end of a transaction; otherwise 0.
     pages: u32,
 }
 
-/// The frames of a log, as far as they are of its last beginning and whole.
+/// The valid frames of a log since it was last restarted.
 struct Frames<'a> {
     log: BufReader<&'a File>,
     page_size: u32,
@@ -166,7 +165,7 @@ impl<'a> Frames<'a> {
         }))
     }
 
-    /// The next frame; its page is then in `page`.
+    /// Reads the next frame; its page is then in `page`.
     fn next(&mut self) -> io::Result<Option<Frame>> {
         let mut header = [0; 24];
         if !filled(&mut self.log, &mut header)? || !filled(&mut self.log, &mut self.page)? {
@@ -196,7 +195,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
 }
 
-/// The checksum that `SQLite`'s logs have.
+/// The checksum used in `SQLite`'s logs.
 fn sum((mut one, mut two): (u32, u32), bytes: &[u8], big_endian: bool) -> (u32, u32) {
     let read = |bytes: &[u8]| {
         let bytes = bytes.try_into().unwrap_or_default();
