@@ -12,7 +12,7 @@ use crate::config::{Lang, Settings};
 pub struct Answer {
     /// The server's answer, with paths relative to the folder.
     pub reply: Reply,
-    /// Its `result`, within that.
+    /// The `result` within that answer.
     pub outcome: RawJson,
     /// The links to files that the call left on disk.
     pub files: Published,
@@ -23,11 +23,11 @@ pub struct Answer {
 /// A notice for the model, given once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// The child was restarted; these files remain.
+    /// The child was restarted; its memory is lost, but these files remain.
     MemoryLost {
-        /// Some of them, by name.
+        /// The names of some of these files.
         files: Vec<String>,
-        /// How many more there are.
+        /// The number of other files.
         more: usize,
     },
     /// Files without a link, and why.
@@ -36,12 +36,12 @@ pub enum Notice {
     Outside {
         /// Some of the paths, as written in the call.
         paths: Vec<String>,
-        /// How many more there are.
+        /// The number of other paths.
         more: usize,
     },
     /// The folder exceeds its limit.
     Full {
-        /// Bytes.
+        /// Disk usage in bytes.
         used: u64,
         /// The limit.
         limit: DiskLimit,
@@ -53,7 +53,7 @@ pub enum Notice {
 }
 
 impl Notice {
-    /// The sentence.
+    /// The text of the notice.
     pub fn text(&self, lang: Lang) -> String {
         match (self, lang) {
             (Self::MemoryLost { files, more }, Lang::En) => format!(
@@ -143,12 +143,12 @@ impl Answer {
     pub fn notice(&self, lang: Lang) -> Option<String> {
         let texts = self.notices.iter().map(|notice| notice.text(lang));
         let texts: Vec<String> = texts.collect();
-        // They contain names of files, and no markup of ours.
+        // The texts contain file names, but no markup of the bridge.
         (!texts.is_empty()).then(|| plain_text(&texts.join(" ")))
     }
 }
 
-/// Whether the result says that the tool failed.
+/// Whether the result reports that the tool failed.
 pub fn is_error(result: &RawJson) -> bool {
     let [flag] = last_members(result.as_bytes(), ["isError"]).unwrap_or_default();
     flag.is_some_and(|raw| raw.get() == "true")
@@ -201,13 +201,13 @@ impl Published {
 pub struct Link {
     /// The file's name within the workspace.
     pub name: String,
-    /// Opens this version of it, without a key, until it expires.
+    /// The URL of this version, without a key, until it expires.
     pub url: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// MIME type.
     pub mime_type: String,
-    /// RFC 3339.
+    /// Expiry, in RFC 3339.
     pub expires_at: String,
 }
 

@@ -1,4 +1,4 @@
-//! Arguments of a call, with absolute paths in the fields that the config names.
+//! Arguments of a call: makes paths absolute in the fields that the config names.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ use serde_json::{
 use super::CallError;
 use crate::artifacts::RelativePath;
 
-/// Makes the named top-level arguments absolute, be they one name or a list, in fields of `paths` and
-/// of `uris`; all others keep their bytes. `None` where nothing is to be changed.
+/// Makes the named top-level arguments absolute, whether one name or a list, in fields of `paths` and
+/// of `uris`; all others keep their bytes. `None` if nothing changes.
 pub fn resolve(
     paths: &[String],
     uris: &[String],
@@ -71,14 +71,14 @@ fn absolute(name: &str, as_uri: bool, work: &Path) -> Option<String> {
     }
 }
 
-/// Schemes are read in any case.
+/// Schemes are case-insensitive.
 fn after_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
     let (start, rest) = text.split_at_checked(scheme.len())?;
     start.eq_ignore_ascii_case(scheme).then_some(rest)
 }
 
-/// What follows `file:`, as a path: with an authority or without, and with any number of slashes, since
-/// models do not know the folder's path.
+/// The path after `file:`, with or without an authority, and with any number of slashes, because models
+/// do not know the folder's path.
 fn path_of_uri(rest: &str) -> Option<String> {
     let path = rest.strip_prefix("//").map_or(rest, |behind| {
         after_scheme(behind, "localhost/").unwrap_or(behind)
@@ -91,12 +91,12 @@ fn uri(path: &str) -> String {
     format!("file://{}", percent_encoded(path))
 }
 
-/// The path of a URI begins with a slash in any case: that one is of the folder, too.
+/// The path of a URI always begins with a slash, so such a path is also taken relative to the folder.
 fn within_uri(path: &str, work: &Path) -> Option<String> {
     within(path, work).or_else(|| within(path.trim_start_matches('/'), work))
 }
 
-/// The whole path of a file in the folder.
+/// The full path of a file in the folder.
 fn within(name: &str, work: &Path) -> Option<String> {
     let path = Path::new(name);
     let inside = path.strip_prefix(work).unwrap_or(path);

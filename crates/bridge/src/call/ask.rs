@@ -29,7 +29,7 @@ use crate::{
 pub enum Ask {
     /// A call of the OpenAPI endpoint.
     Tool {
-        /// As the server spells it.
+        /// The tool, as spelled by the server.
         name: Box<str>,
         /// A JSON object.
         arguments: RawJson,
@@ -38,7 +38,7 @@ pub enum Ask {
     Relay(Relayed),
 }
 
-/// A client's request. The parts are slices of the line.
+/// A client's request. Its parts are slices of the line.
 #[derive(Debug, Clone)]
 pub struct Relayed {
     /// The whole message.
@@ -51,11 +51,11 @@ pub struct Relayed {
     pub era: Era,
     /// The method.
     pub method: Box<str>,
-    /// Of `tools/call`: the tool, as the server spells it.
+    /// For `tools/call`: the tool, as spelled by the server.
     pub tool: Option<Box<str>>,
     /// The tool's name in the line, in case the server spells it differently.
     pub name: Option<RawJson>,
-    /// Of `tools/call`, if the client sent some.
+    /// For `tools/call`: the arguments, if the client sent some.
     pub arguments: Option<RawJson>,
     /// The metadata, if the client sent some.
     pub meta: Option<RawJson>,
@@ -172,7 +172,7 @@ impl Relayed {
         let mut name = name.map(|name| Value::from(name).to_string());
         match (&meta, &self.meta) {
             (Some(now), Some(before)) => edits.push((before, now.as_bytes())),
-            // Every tool call has a name, and so a place for the metadata.
+            // Every tool call has a name, after which the metadata can be inserted.
             (Some(now), None) => name = name.map(|name| format!("{name},\"_meta\":{now}")),
             (None, _) => edits.extend(self.token.as_ref().map(|token| (token, number.as_bytes()))),
         }
@@ -196,7 +196,8 @@ fn tool_call(
     let written = follows || forwarded.is_some();
     let meta = written.then(|| meta_with(None, follows.then_some(number), forwarded));
     let meta = meta.map_or_else(String::new, |meta| format!(r#","_meta":{meta}"#));
-    // Of the right size, with the name's quotes and the line's end: as a rule nothing grows after this.
+    // The buffer has the right size, including the name's quotes and the line's end: usually it does not
+    // grow afterwards.
     let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
     let frame =
         r#"{"jsonrpc":"2.0","id":,"method":"tools/call","params":{"name":"","arguments":}}"#;
@@ -218,10 +219,10 @@ fn tool_call(
 // answers begins the next. A caller of an older revision gets the questions as requests of the child; a
 // caller of the same revision gets the result and repeats its request.
 
-/// The rounds of one request.
+/// Maximum number of rounds of one request.
 const ROUNDS: usize = 32;
 
-/// Before the next round, if the child asked no question.
+/// Delay before the next round, if the child asked no question.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The additional members of the request in the next round.
@@ -231,7 +232,7 @@ struct Round {
 }
 
 impl Running {
-    /// Sends the request until the child has an answer, or a question that its caller handles.
+    /// Sends the request until the child returns an answer, or a question that its caller handles.
     pub(super) async fn exchange(
         &self,
         child: &Child,
@@ -278,8 +279,8 @@ impl Running {
         Err(CallError::TooManyRounds(ROUNDS))
     }
 
-    /// Callers of the same revision repeat their requests themselves, but only if the next request comes
-    /// to the same process.
+    /// Callers of the same revision repeat their requests themselves, but only if the next request reaches
+    /// the same process.
     fn plays_rounds(&self) -> bool {
         let same_process = match self.call.spec.mode {
             Mode::Shared => true,
@@ -318,7 +319,7 @@ impl Running {
             let responder = Responder::of_round(key, answer);
             if let Some(sink) = &self.call.sink {
                 let request = ServerMessage::Request(said.clone(), responder);
-                // If it cannot be sent, the drop of the responder declines it.
+                // If it cannot be sent, the responder is dropped, which declines it.
                 let _ = sink.messages.try_send(request);
             }
             waiting.push(answered);
@@ -337,7 +338,7 @@ impl Running {
     }
 }
 
-/// The questions in a result.
+/// The questions of an `input_required` result.
 struct InputRequired {
     requests: Vec<(String, Said)>,
     state: Option<RawJson>,
@@ -370,7 +371,7 @@ impl InputRequired {
     }
 }
 
-/// The answer for a caller who cannot be asked, with which the call continues; a round cannot contain an
+/// The answer for a caller that cannot be asked, with which the call continues; a round cannot contain an
 /// error. `None` for a method without such an answer.
 fn unasked(method: &str) -> Option<RawJson> {
     Some(RawJson::from_json(&match method {
@@ -408,11 +409,11 @@ fn with_round(mut line: Vec<u8>, round: Option<&Round>) -> Bytes {
 // The wait of a call for the input of its caller.
 //
 // ```text
-// Running ──asked──▶ InputPending ──answered──▶ Returning ──turn and permit are back──▶ Running ──▶ Ended
+// Running ──asked──▶ InputPending ──answered──▶ Returning ──turn and permit regained──▶ Running ──▶ Ended
 // ```
-// While the input is pending, the call's clock stands still, and other calls may have its turn and its
-// permit. The child gets the answer when the call has both again, so that its changes of the folder fall
-// into the call's own turn.
+// While the input is pending, the call's timeout is suspended, and other calls may have its turn and its
+// permit. The child gets the answer when the call has both again, so that its changes of the folder happen
+// in the call's own turn.
 
 /// The state of a call between its child and its caller, shared by the endpoint and the engine.
 #[derive(Debug, Clone)]
@@ -421,14 +422,14 @@ pub struct PendingInput(Option<watch::Sender<CallState>>);
 /// A receiver of the state.
 pub(super) struct Watch(Option<watch::Receiver<CallState>>);
 
-/// See the top of the file.
+/// See the diagram above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallState {
-    /// The child works, or has not got the request.
+    /// The child works, or has not received the request yet.
     Running,
     /// The caller was asked for input.
     InputPending,
-    /// The caller has answered; the child has not got the answer.
+    /// The caller has answered; the child has not received the answer.
     Returning,
     /// The call has ended.
     Ended,
@@ -459,12 +460,12 @@ impl Watch {
 }
 
 impl PendingInput {
-    /// Of a call whose caller cannot be asked for input.
+    /// For a call whose caller cannot be asked for input.
     pub fn never() -> Self {
         Self(None)
     }
 
-    /// The caller is asked for input.
+    /// The caller was asked for input.
     pub fn begin(&self) {
         self.change(|state| (state != CallState::Ended).then_some(CallState::InputPending));
     }
@@ -478,12 +479,12 @@ impl PendingInput {
     pub async fn resumed(&self) {
         let going = |state: &CallState| matches!(state, CallState::Running | CallState::Ended);
         if let Some(state) = &self.0 {
-            // It cannot close: this is a sender.
+            // The channel cannot close, because this is a sender.
             let _ = state.subscribe().wait_for(going).await;
         }
     }
 
-    /// Whether both are of the same call.
+    /// Whether both belong to the same call.
     pub fn is_of(&self, other: &Self) -> bool {
         let both = self.0.as_ref().zip(other.0.as_ref());
         both.is_some_and(|(one, other)| one.same_channel(other))
@@ -516,7 +517,7 @@ impl PendingInput {
 /// The member of `_meta`; a client's own member of this name is removed.
 const KEY: &str = "mcpo-bridge/headers";
 
-/// Names in lower case; several values of one name are joined, as HTTP does it.
+/// Names in lower case; several values of one name are joined, as in HTTP.
 fn headers_meta(headers: &HeaderMap) -> Value {
     let mut members = Map::new();
     for name in headers.keys() {

@@ -1,6 +1,6 @@
-//! Files of the chat: those that the user attached are copied into the folder before a call, and new ones
-//! are attached to the message after it. Only if the user's own token came with the call. Errors here
-//! fail no call: the answer has a notice.
+//! Files of the chat: files attached by the user are copied into the folder before a call, and new ones are
+//! attached to the message after it. This requires the user's own token in the call. Errors here do not
+//! fail the call: the answer contains a notice.
 
 use std::{collections::HashSet, fs::File, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     session::Workspace,
 };
 
-/// The time for all downloads before one call.
+/// Timeout of all downloads before one call.
 const FETCH_TIME: Duration = Duration::from_secs(60);
 
 impl CallEngine {
@@ -177,7 +177,7 @@ impl ChatAttachments {
     }
 }
 
-/// The last parts of all texts: a path's name, or the text itself.
+/// The last segments of all texts: the file name of a path, or the text itself.
 fn collect_names(value: &Value, names: &mut HashSet<String>) {
     match value {
         Value::String(text) => {
@@ -190,9 +190,9 @@ fn collect_names(value: &Value, names: &mut HashSet<String>) {
     }
 }
 
-// New files are attached to the message that is being answered, beside the links in its text.
+// New files are attached to the message that is being generated, in addition to the links in its text.
 
-/// The time for all uploads of one call, for which its answer waits.
+/// Timeout of all uploads of one call, for which its answer waits.
 const UPLOAD_TIME: Duration = Duration::from_secs(30);
 
 /// A larger page is only attached, not shown.
@@ -234,7 +234,7 @@ impl Running {
         }
     }
 
-    /// The files that Open WebUI took in time, in their order, and the pages among them.
+    /// The files that Open WebUI accepted in time, in their order, and the pages among them.
     async fn upload(&self, chat: &Chat, files: &[Artifact]) -> Shown {
         let until = Instant::now() + UPLOAD_TIME;
         let mut shown = Shown::default();
@@ -287,7 +287,7 @@ impl Running {
     }
 }
 
-/// What the message is to show.
+/// The new attachments of the message.
 #[derive(Default)]
 struct Shown {
     chat_files: Vec<Value>,
@@ -295,8 +295,8 @@ struct Shown {
 }
 
 impl Shown {
-    /// With the attachments that the message had `before`, if they are known: browsers that show the chat
-    /// now show only those of the last event.
+    /// Includes the attachments that the message had `before`, if they are known: browsers that show the
+    /// chat now show only those of the last event.
     fn events(mut self, before: Option<MessageAttachments>) -> impl Iterator<Item = Event> {
         let (chat_files, all) = (self.chat_files, before.is_some());
         let before = before.unwrap_or_default();
@@ -310,7 +310,7 @@ impl Shown {
     }
 }
 
-/// The files of both, and of several versions of one name the latest.
+/// The files of both; if there are several versions of one name, the latest.
 fn latest(new: &[Value], before: Vec<Value>) -> Vec<Value> {
     let mut names = HashSet::new();
     let all = new.iter().cloned().chain(before);
@@ -321,8 +321,8 @@ fn latest(new: &[Value], before: Vec<Value>) -> Vec<Value> {
     .collect()
 }
 
-// Subscriptions. No request to the child touches the folder, so a subscription takes no turn and no
-// permit, and waits for no long call of the chat.
+// Subscriptions. No request to the child touches the folder, so a subscription takes no turn and no permit,
+// and does not wait for long calls of the chat.
 
 impl CallEngine {
     /// Finds or starts the call's child, passes it to `on_child` and subscribes to `resources`, whether the
@@ -373,7 +373,7 @@ impl Running {
     }
 
     /// Passes the child on, and subscribes in the background, because a busy child answers late. `kept`
-    /// keeps the child until it has answered.
+    /// keeps the child alive until it has answered.
     fn subscribe<K: Send + Sync + 'static>(
         &self,
         resources: Vec<String>,
@@ -420,27 +420,27 @@ fn nothing() -> Answer {
     }
 }
 
-// Files that come into a workspace from outside: no call created them, so no call links them.
+// Files uploaded to a workspace: no call created them, so no call links them.
 
 /// A received file.
 pub struct Incoming {
-    /// The sender's name of it.
+    /// Its name given by the sender.
     pub name: String,
-    /// Its bytes.
+    /// Its content.
     pub file: StagedFile,
-    /// Their number.
+    /// Its size in bytes.
     pub size: u64,
 }
 
 impl CallEngine {
-    /// Puts files into a workspace and returns the names that they got there.
+    /// Stores files in a workspace and returns their names there.
     pub async fn take_in(
         &self,
         owner: &Principal,
         workspace: &Workspace,
         files: Vec<Incoming>,
     ) -> Result<Vec<String>, CallError> {
-        // With the lock, so that no call takes these files for its own.
+        // With the lock, so that no call counts these files as its own.
         let mut seen = workspace.files.lock().await;
         let (job, lease) = (&workspace.job, &workspace.lease);
         self.put(owner, (job, lease), &mut seen, files).await
@@ -523,10 +523,10 @@ fn put_all(
     Ok(names)
 }
 
-/// The number of names that are tried for a file.
+/// Maximum number of names that are tried for a file.
 const ATTEMPTS: usize = 1000;
 
-/// Puts a file into a chat's folder under the first of the names that is free, and returns that one.
+/// Stores a file in a chat's folder under the first name that is free, and returns that name.
 pub(super) fn put_under_free_name(
     store: &ChatStore,
     lease: &Lease,

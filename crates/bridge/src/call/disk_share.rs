@@ -1,4 +1,4 @@
-//! The disk limit of a chat's folder: the limit of a folder, or what is left of its user's share.
+//! The disk limit of a chat's folder: the limit of a folder, or the rest of its user's share.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct DiskShares {
 pub struct DiskLimit {
     /// In bytes.
     pub bytes: u64,
-    /// Set if the limit is what is left of the user's share.
+    /// Set if the limit is the rest of the user's share.
     pub share: Option<UsedShare>,
 }
 
@@ -34,7 +34,7 @@ pub struct UsedShare {
 }
 
 impl DiskShares {
-    /// Without usage, until it is counted.
+    /// Starts without usage, until it is counted.
     pub fn new(settings: Arc<Settings>, store: Arc<ChatStore>) -> Self {
         Self {
             settings,
@@ -43,19 +43,19 @@ impl DiskShares {
         }
     }
 
-    /// Replaces the usage by a new count.
+    /// Replaces the usage by a new measurement.
     pub fn counted(&self, usage: DiskUsage) {
         *self.usage.lock() = usage;
     }
 
-    /// Notes the size of a folder.
+    /// Records the size of a folder.
     pub fn note_folder(&self, owner: &Principal, job: JobId, bytes: u64) {
         self.usage
             .lock()
             .note_job(&PrincipalHash::from(owner), job, bytes);
     }
 
-    /// Notes the size of new links.
+    /// Records the size of new links.
     pub fn note_links(&self, owner: &Principal, bytes: u64) {
         if bytes > 0 {
             let owner = PrincipalHash::from(owner);
@@ -73,7 +73,7 @@ impl DiskShares {
         let of_folder = self.settings.files.max_workspace_bytes;
         let share = match owner {
             Principal::User(_) => self.share_of(&PrincipalHash::from(owner), job),
-            // Each of them may be many users.
+            // Each of them may stand for many users.
             Principal::Key(_) | Principal::Anonymous => None,
         };
         let left = share.map(|share| share.bytes.saturating_sub(share.elsewhere));
@@ -101,8 +101,8 @@ impl DiskShares {
         Some(UsedShare { bytes, elsewhere })
     }
 
-    /// Three quarters of the space for chats and links: what is free above the minimum, and what they use
-    /// already.
+    /// Three quarters of the space for chats and links: the free space above the minimum, and the space
+    /// that they already use.
     fn default_share(&self, all: u64) -> Option<u64> {
         let free = self.store.free_bytes().ok()?;
         let free = free.saturating_sub(self.settings.files.min_free_disk_bytes);

@@ -1,4 +1,4 @@
-//! Why a call failed. `http::problem` has the status of each.
+//! Errors of calls. `http::problem` has the status of each.
 
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use serde_json::Value;
 
 use crate::{error_table::ErrorKind, session::SessionError};
 
-/// The warning after a tool was called and gave no result: repeating the call may execute it twice.
+/// The warning for a request that the tool got without returning a result: repeating the call may
+/// execute it twice.
 const MAY_BE_DONE: &str = "the call may have been executed, partly or completely: check the \
                            chat's files, or the data that the tool changes, before you repeat it";
 
-/// The message of a JSON-RPC error object of any shape.
+/// The message of a JSON-RPC error object, whatever its form.
 pub fn rpc_words(error: &Value) -> String {
     let said = match error {
         Value::Object(members) => members.get("message").unwrap_or(error),
@@ -28,10 +29,10 @@ pub fn rpc_words(error: &Value) -> String {
     }
 }
 
-/// Everything that can end a call without a result of the tool.
+/// The errors that can end a call without a result of the tool.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The child.
+    /// The child failed.
     #[error(transparent)]
     Child(ChildError),
     /// The server answered with a JSON-RPC error object.
@@ -39,7 +40,7 @@ pub enum CallError {
     Rpc {
         /// The object.
         error: RawJson,
-        /// The whole answer that holds it.
+        /// The whole answer that contains it.
         reply: Reply,
     },
     /// The deadline passed; the child was ended if it is the chat's own.
@@ -51,44 +52,44 @@ pub enum CallError {
         .0.as_secs_f64()
     )]
     Unanswered(Duration),
-    /// The caller hung up.
+    /// The caller closed the connection.
     #[error("the client disconnected")]
     Left,
-    /// Too many calls.
+    /// Too many calls are running and waiting.
     #[error("{0}; try again in a moment")]
     Busy(String),
-    /// Less disk is free than is kept free, or the disk filled up.
+    /// The free disk space is below the minimum, or the disk became full.
     #[error("{0}")]
     DiskFull(String),
-    /// The call filled its folder far beyond what is allowed, and was ended for that.
+    /// The call was ended because its folder far exceeded the limit.
     #[error("the call was cancelled: {0}")]
     OverQuota(String),
-    /// The session id is not one that this caller was given.
+    /// This caller was not given this session id.
     #[error("session not found")]
     UnknownSession,
-    /// Another replica works in this chat.
+    /// Another replica serves this chat.
     #[error("{0}")]
     Elsewhere(String),
-    /// Another replica took the chat over, or may have, while this one did not answer, or could not
-    /// reach the jobs folder. The child had been asked.
+    /// Another replica took the chat over, or may have, while this one did not respond, or could not
+    /// reach the jobs folder. The child had got the request.
     #[error(
         "another replica took over this chat, or may have, because this one did not respond; {may}",
         may = MAY_BE_DONE
     )]
     Fenced,
-    /// The same before the child was asked.
+    /// The same before the child got the request.
     #[error(
         "another replica took over this chat, or may have, because this one did not respond; this \
          call was not started"
     )]
     TakenOver,
-    /// The replica that ran the call ended, or fell silent, before it answered.
+    /// The replica that ran the call exited, or stopped responding, before it answered.
     #[error(
         "the replica that ran this call stopped before it responded ({0}); {may}",
         may = MAY_BE_DONE
     )]
     ReplicaLost(String),
-    /// The tool had been called when this happened: it may have acted.
+    /// The tool had got the request when this error occurred: it may have acted.
     #[error("{0}; {may}", may = MAY_BE_DONE)]
     Unfinished(Box<CallError>),
     /// The server requests input from a caller that does not support it.
@@ -97,10 +98,10 @@ pub enum CallError {
          use an MCP client that declares the capability"
     )]
     Unanswerable {
-        /// Which questions, by their methods.
+        /// The methods of the questions.
         asked: String,
     },
-    /// The server went on asking.
+    /// The server asked for input in more rounds than allowed.
     #[error("the server still requests input after {0} rounds")]
     TooManyRounds(usize),
     /// The bridge is stopping.
@@ -109,10 +110,10 @@ pub enum CallError {
     /// An argument names a path that leaves the workspace.
     #[error("{field}: expected a file name within the chat's folder")]
     BadPath {
-        /// The argument.
+        /// The name of the argument.
         field: String,
     },
-    /// The jobs folder.
+    /// The jobs folder failed.
     #[error("{0}")]
     Internal(String),
 }
@@ -151,7 +152,7 @@ impl CallError {
         Self::Internal(error.to_string())
     }
 
-    /// See [`Severity`]. No default: each new error has to say.
+    /// See [`Severity`]. There is no default, so that each new error is classified.
     pub fn severity(&self) -> Severity {
         match self {
             Self::Child(ChildError::Unsubscribed | ChildError::TooManyStarts)
@@ -177,7 +178,7 @@ impl CallError {
         }
     }
 
-    /// Without the server's own text, for the log.
+    /// The error without the server's own text, for the log.
     pub fn brief(&self) -> String {
         match self {
             Self::Child(error) => error.brief(),
@@ -195,8 +196,8 @@ impl CallError {
         }
     }
 
-    /// The error of a call whose tool was asked before it failed. What says "not now" would be read as
-    /// advice to repeat it, by programs too.
+    /// The error of a call whose tool got the request before it failed. A temporary refusal would be
+    /// taken as advice to repeat it, by programs too.
     #[must_use]
     pub fn after_asking(self) -> Self {
         match self {

@@ -30,13 +30,13 @@ use crate::{
 /// The name of the zip that holds several files of one call.
 const ARCHIVE: &str = "files.zip";
 
-/// The number of names that a notice lists; more are only counted.
+/// Maximum number of names in a notice; the others are only counted.
 const LISTED: usize = 20;
 
-/// The number of paths outside of the folder that a notice lists.
+/// Maximum number of paths outside of the folder in a notice.
 const LISTED_OUTSIDE: usize = 5;
 
-/// The length, in bytes, of answers that are searched for paths outside of the folder.
+/// Maximum length, in bytes, of answers that are searched for paths outside of the folder.
 const SEARCHED: usize = 1 << 18;
 
 /// A disk access that began in time may end this much later.
@@ -56,8 +56,8 @@ impl CallEngine {
         let stop = given_up.clone().drop_guard();
         let (send, receive) = oneshot::channel();
         let (engine, left) = (self.clone(), left.clone());
-        // It keeps the folder's lock until it is done: no other call scans the folder meanwhile, and none
-        // copies again what this one does not finish.
+        // The task keeps the folder's lock until it is done: no other call scans the folder meanwhile, and
+        // none copies again what this one does not finish.
         tokio::task::spawn_blocking(move || {
             let (now, result) = engine.publish_now(&input, &Patience::until(until, given_up));
             let unsent = if left.is_cancelled() {
@@ -81,7 +81,7 @@ impl CallEngine {
         Ok(not_in_time())
     }
 
-    /// Also returns the snapshot with which the next one is compared.
+    /// Also returns the snapshot for comparison with the next one.
     fn publish_now(&self, input: &PublishInput, patience: &Patience) -> (Snapshot, PublishResult) {
         let limits = snapshot_limits(&self.settings);
         let (job, before) = (&input.folder.job, &input.before);
@@ -89,7 +89,7 @@ impl CallEngine {
         let mut places = self.unpack(input, &mut refused);
         let snapshot = match Snapshot::look(job, &limits) {
             Ok(snapshot) => snapshot,
-            // The tool has done its work: its result is not lost for that.
+            // The tool has finished, so its result is returned nevertheless.
             Err(SnapshotError::Io(error)) => {
                 let why = format!("cannot read the chat's folder: {error}");
                 return (before.clone(), Ok(not_linked(why)));
@@ -112,7 +112,7 @@ impl CallEngine {
         if let [Notice::Full { limit, .. }] = &*notices
             && limit.share.is_some()
         {
-            // Links would take as much disk space again.
+            // The copies for the links would take as much disk space again.
             return (snapshot, Ok((Published::default(), notices)));
         }
         let named = named_files(&input.spec.file_path_fields, &input.result);
@@ -208,7 +208,7 @@ impl CallEngine {
         published
     }
 
-    /// Whether a link can be requested later: the built-in server works in the same folder.
+    /// Whether a link can be requested later, because the built-in server works in the same folder.
     fn gives_links(&self, spec: &ServerSpec) -> bool {
         let of_chat = spec.mode == Mode::Stateful && spec.workspace == WorkspaceScope::Chat;
         of_chat && self.has_files_server()
@@ -241,7 +241,7 @@ impl CallEngine {
         places
     }
 
-    /// Under its name, or with a number if another file has that name.
+    /// A free path with the file's name, and a number if another file has that name.
     fn free_path(&self, input: &PublishInput, file: &Embedded) -> Result<RelativePath, CallError> {
         let is_it = |name: &String| {
             let path = input.folder.job.work().join(name);
@@ -250,7 +250,7 @@ impl CallEngine {
                 && std::fs::read(&path).is_ok_and(|bytes| bytes == file.bytes)
         };
         let name = if is_it(&file.name) {
-            // The same answer as before.
+            // The file has the same content as after an earlier answer.
             file.name.clone()
         } else {
             let staged = self.store.blobs().stage()?;
@@ -267,7 +267,7 @@ impl CallEngine {
         RelativePath::parse(name).map_err(CallError::internal)
     }
 
-    /// Removes links that no answer contains.
+    /// Removes links that are in no answer.
     fn take_back(&self, published: &Published) {
         self.metrics.files_given_up(published.all().count() as u64);
         for artifact in published.all() {
@@ -278,12 +278,12 @@ impl CallEngine {
     }
 }
 
-/// The disk did not respond.
+/// The result if the disk did not respond in time.
 pub(super) fn not_in_time() -> (Published, Vec<Notice>) {
     not_linked("the disk did not respond in time".to_owned())
 }
 
-/// Nothing is linked, for this reason.
+/// The result without links, for this reason.
 fn not_linked(why: String) -> (Published, Vec<Notice>) {
     (Published::default(), vec![Notice::NotLinked(vec![why])])
 }
@@ -300,7 +300,7 @@ fn mentions(input: &PublishInput, wanted: bool) -> Option<Mentions> {
     })
 }
 
-/// Without paths to a file whose name has a link: that is the one that was meant.
+/// Leaves out paths to a file whose name has a link, because that is probably the same file.
 fn outside(mentions: &Mentions, published: &Published) -> Option<Notice> {
     let linked = |path: &String| {
         let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
@@ -313,7 +313,7 @@ fn outside(mentions: &Mentions, published: &Published) -> Option<Notice> {
     (!paths.is_empty()).then_some(Notice::Outside { paths, more })
 }
 
-/// Some names of the files of a workspace, for a model whose server was restarted.
+/// Some file names of a workspace, for a model whose server was restarted.
 pub fn inventory(snapshot: &Snapshot) -> Notice {
     let names = snapshot.files().map(|path| path.display().into_owned());
     let names: Vec<String> = names.collect();
@@ -365,7 +365,7 @@ fn collect(fields: &[String], value: &Value, found: &mut Vec<RelativePath>) {
 pub(super) struct Folder {
     pub job: Job,
     pub lease: Lease,
-    /// Its paths as its children see them.
+    /// Its paths as seen by its children.
     pub paths: JobFolderPaths,
     /// The last snapshot.
     pub files: Arc<Mutex<Snapshot>>,
@@ -380,19 +380,19 @@ pub(super) struct PublishInput {
     pub spec: Arc<ServerSpec>,
     pub tool: Box<str>,
     pub arguments: Option<RawJson>,
-    /// With paths relative to the folder.
+    /// The result, with paths relative to the folder.
     pub result: RawJson,
 }
 
 impl PublishInput {
-    /// Whether the call does not fail for a full folder: it was full before, or the built-in server, which
+    /// Whether a full folder does not fail the call: it was full before, or the built-in server, which
     /// deletes files, was called.
     fn may_be_full(&self) -> bool {
         self.before.over || self.spec.is_files_server()
     }
 }
 
-/// Links and notices, or why the call fails.
+/// Links and notices, or the error of the call.
 pub(super) type PublishResult = Result<(Published, Vec<Notice>), CallError>;
 
 /// The limits of a snapshot.
@@ -406,7 +406,7 @@ pub fn snapshot_limits(settings: &Settings) -> artifacts::Limits {
 
 // The size of a chat's folder, checked before, during and after a call.
 
-/// The time before the first scan during a call, and the least time between two.
+/// Delay of the first scan during a call, and minimum interval between two.
 const WATCH: Duration = Duration::from_secs(1);
 
 /// The pause after a scan is this many times its duration, so that large folders and slow disks are not

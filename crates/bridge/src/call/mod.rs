@@ -51,7 +51,7 @@ pub use error::{CallError, Waited, rpc_words};
 pub use files::snapshot_limits;
 pub use record::RecordQueue;
 
-/// The parts of the bridge that every call uses.
+/// The parts of the bridge that calls use.
 pub struct CallEngine {
     /// Limits and texts.
     pub settings: Arc<Settings>,
@@ -69,7 +69,7 @@ pub struct CallEngine {
     pub openwebui: Option<Arc<OpenWebUi>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Running calls, for a shutdown that waits for them.
+    /// Running calls: a shutdown waits for them.
     pub running: TaskTracker,
     /// The disk usage of users.
     pub disk: Arc<DiskShares>,
@@ -77,7 +77,7 @@ pub struct CallEngine {
     pub records: RecordQueue,
     /// Allows one scan of a folder at a time while calls run.
     pub measuring: Semaphore,
-    /// Cancelled when no call may begin any more; waiting calls are rejected.
+    /// Cancelled when no more calls may begin; waiting calls are rejected.
     pub stopping: CancellationToken,
     /// Cancelled when the grace period of running calls has ended.
     pub ending: CancellationToken,
@@ -110,7 +110,7 @@ pub struct Call {
     pub incoming: Mutex<Vec<Incoming>>,
     /// Headers of the caller's request that the server gets; `None` if its config forwards none.
     pub forwarded: Option<HeaderMap>,
-    /// For logs and the journal.
+    /// The request id for logs and the journal.
     pub request_id: RequestId,
     /// When the request was received.
     pub received: Instant,
@@ -160,7 +160,7 @@ struct Running {
     deadline: Instant,
     /// The end of all waits for turn, permit and process together.
     queue_until: Instant,
-    /// The child got the request: from then on the tool may have acted.
+    /// Whether the child got the request: from then on the tool may have acted.
     asked: AtomicBool,
     /// The folder that the call worked in and is recorded in.
     folder: OnceLock<Lease>,
@@ -170,8 +170,8 @@ struct Running {
     status: Status,
 }
 
-/// A future that continues as a task of its own when it is dropped before its end. Until then its owner
-/// polls it, which costs no wake-up between tasks. A panic is an error of the call, as in a task.
+/// A future that continues as a separate task if it is dropped before its end. Until then its owner polls
+/// it, which saves a wake-up of another task. A panic is an error of the call, as in a task.
 struct Detached<T: Send + 'static>(Option<BoxFuture<'static, Result<T, CallError>>>);
 
 impl<T: Send> Future for Detached<T> {

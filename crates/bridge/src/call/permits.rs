@@ -14,10 +14,11 @@ use crate::{
     session::{SharedChild, Turn, Workspace},
 };
 
-/// A call of a `shared` server has only a permit on the shared child, one of a `stateless` server no turn.
+/// A call of a `shared` server has only a permit on the shared child; one of a `stateless` server has no
+/// turn.
 #[derive(Default)]
 pub struct CallPermits {
-    /// Among the running calls, or on the shared child.
+    /// The permit among the running calls, or on the shared child.
     pub(super) permit: Option<Permit>,
     held: Option<HeldTurn>,
     shared: Option<Arc<SharedChild>>,
@@ -27,7 +28,7 @@ pub struct CallPermits {
 struct HeldTurn {
     workspace: Arc<Workspace>,
     turn: Option<Turn>,
-    /// The files that it had changed when it released its turn: they still count as its own.
+    /// The files that the call had changed when it released its turn: they still count as its own.
     changed: Vec<artifacts::Place>,
 }
 
@@ -108,7 +109,7 @@ impl CallPermits {
     /// The size of the folder before the call, if it is known.
     pub(super) fn used(&self) -> Option<u64> {
         let Some(held) = &self.held else {
-            // A `stateless` call has a folder of its own.
+            // A `stateless` call has its own folder.
             return self.shared.is_none().then_some(0);
         };
         let seen = held.workspace.files.try_lock().ok()?;

@@ -1,4 +1,4 @@
-//! The record of a finished call: counters, the audit line, the journal, the workspace's clock.
+//! The record of a finished call: metrics, the audit line, the journal, and the workspace's metadata.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::{Answer, CallEngine, CallError, Running, answer::is_error, error::Severity};
 use crate::telemetry::{Action, AuditEvent, AuditFile, audit};
 
-/// How long an answer waits for the record of its call.
+/// Maximum delay of an answer by the record of its call.
 const RECORDING: Duration = Duration::from_secs(2);
 
 /// Records one call. Never fails a call that succeeded.
@@ -39,8 +39,8 @@ pub async fn record(running: &Running, answer: &Result<Answer, CallError>) {
     }
 }
 
-/// Without the server's own text, which may contain a user's data: that is in `server.log` and in the
-/// answer.
+/// Logs the error without the server's own text, which may contain a user's data: that is in `server.log`
+/// and in the answer.
 fn log_failure(running: &Running, error: &CallError) {
     let call = &running.call;
     let (server, tool) = (call.spec.name.as_str(), call.ask.label());
@@ -111,7 +111,7 @@ async fn write_journal(
     }
     .line(engine.settings.journal);
     let written = write_entry(engine, lease, line, error);
-    // The answer does not wait for a disk that hangs or for a lock that is held; writing continues.
+    // The answer does not wait longer for a disk that hangs or a lock that is held; writing continues.
     if tokio::time::timeout(RECORDING, written).await.is_err() {
         tracing::warn!("the journal entry of a call is written late");
     }
@@ -124,24 +124,24 @@ async fn write_journal(
 // The workspace's metadata, a new file each time, is written after a failed call, after the first
 // successful one, and otherwise at intervals.
 
-/// The queue length of one workspace. It is reached only if its disk hangs.
+/// Maximum queue length of one workspace, reached only if its disk hangs.
 const MOST: usize = 1024;
 
-/// How old the time of the last call may be in the metadata of a busy workspace. Retention is counted
+/// Maximum age of the time of the last call in the metadata of a busy workspace. Retention is counted
 /// from it, so it is also at most an eighth of the retention time.
 const RECENT: Duration = Duration::from_secs(5);
 
 /// The tolerated error, in bytes, of the disk usage in the metadata.
 const EXACT: u64 = 1024 * 1024;
 
-/// The number of entries in `noted` from which old ones are removed.
+/// If `noted` has more entries than this, old ones are removed.
 const REMEMBERED: usize = 1024;
 
 /// A call that waits to be written.
 struct Entry {
     /// Its line of the journal; empty if none is kept.
     line: Vec<u8>,
-    /// Why it failed.
+    /// The error, if the call failed.
     error: Option<String>,
     /// Dropped or sent when the entry is written.
     written: oneshot::Sender<()>,
@@ -195,7 +195,7 @@ impl RecordQueue {
         noted.insert(job, Noted { at, bytes });
     }
 
-    /// The next batch; the writer of the workspace ends if it is empty.
+    /// The next batch; if it is empty, the writer of the workspace ends.
     fn take(&self, job: JobId) -> Vec<Entry> {
         let mut waiting = self.waiting.lock();
         let taken = waiting.get_mut(&job).map(std::mem::take);
@@ -257,7 +257,7 @@ impl Writer {
                 tracing::warn!(%error, calls, "the call was not written to the journal");
             }
             for entry in batch {
-                // A call that no longer waits has its answer.
+                // If the call no longer waits, its answer was already sent.
                 let _ = entry.written.send(());
             }
         }

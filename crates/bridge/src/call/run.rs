@@ -2,7 +2,7 @@
 //! its caller waits or not.
 //!
 //! The phases have the names of `docs/architecture.md`, here and in the tracing spans: queue, find child,
-//! exchange, settle, publish, record. Those before and after them are the endpoint's.
+//! exchange, settle, publish, record. The endpoint implements the phases before and after them.
 
 use std::{
     future::Future,
@@ -80,7 +80,7 @@ impl CallEngine {
         task.map(|done| done.map_err(CallError::internal)?)
     }
 
-    /// Settles a child behind the answer of its call.
+    /// Settles a child after the answer of its call was returned.
     fn spawn_settling(&self, settling: impl Future<Output = ()> + Send + 'static) {
         let span = tracing::debug_span!("settle");
         self.running.spawn(settling.instrument(span));
@@ -135,7 +135,7 @@ impl CallEngine {
 
 impl Running {
     async fn finish(self) -> Result<Answer, CallError> {
-        // Boxed, so that a call of the smallest mode takes no memory for the others.
+        // Boxed, so that a call of the smallest mode needs no memory for the others.
         let mut answer = match self.call.spec.mode {
             Mode::Stateful => Box::pin(self.stateful()).await,
             Mode::Stateless => Box::pin(self.stateless()).await,
@@ -168,7 +168,7 @@ impl Running {
         wait: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
         let mut wait = pin!(wait);
-        // What is ready at once needs no timer.
+        // A future that is ready at once needs no timer.
         if let Some(outcome) = wait.as_mut().now_or_never() {
             return outcome;
         }
@@ -187,7 +187,7 @@ impl Running {
         let (engine, mut turn) = (&self.engine, pin!(turn));
         self.status
             .waits(engine.settings.lang, || engine.admission.load().1);
-        // A turn that is free at once needs no place in the queue.
+        // A turn that is free at once needs no queue entry.
         let turn = match turn.as_mut().now_or_never() {
             Some(turn) => Ok(turn),
             None => Box::pin(self.in_queue(turn)).await,
@@ -196,7 +196,7 @@ impl Running {
         turn
     }
 
-    /// Waits in the queue; rejected if a caller with fewer waiting calls needs the place.
+    /// Waits in the queue; rejected if a caller with fewer waiting calls needs the room.
     async fn in_queue<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
         let (engine, waiting) = (&self.engine, &self.engine.admission.waiting);
         let full = || {
@@ -232,11 +232,11 @@ impl Running {
         ))
     }
 
-    /// Sends the request to the child and waits for its answer. The caller of this settles the child if
-    /// it fails.
+    /// Sends the request to the child and waits for its answer. If it fails, the caller of this function
+    /// settles the child.
     ///
-    /// While the child's request for input is pending, the call's clock stands still and other calls use
-    /// its turn and permits; it gets them back before the child gets the input.
+    /// While the child's request for input is pending, the call's timeout is suspended and other calls use
+    /// its turn and permits; the call gets them back before the child gets the input.
     pub(super) async fn ask(
         &self,
         child: &Child,
@@ -263,7 +263,7 @@ impl Running {
                     permits.release(self).await;
                     began + self.engine.settings.limits.input_timeout
                 }
-                // Another call may have the turn for as long as a call may take.
+                // Another call may hold the turn for the whole timeout of a call.
                 CallState::Returning => began + self.call.spec.timeout,
                 CallState::Running | CallState::Ended => deadline,
             };
@@ -314,8 +314,8 @@ impl Running {
         CallError::Timeout(Waited { time, noise })
     }
 
-    /// The child's output since then that was not JSON-RPC. A shared child may have written it for another
-    /// call.
+    /// The child's output since then that was not JSON-RPC. The output of a shared child may belong to
+    /// another call.
     fn noise_since(&self, child: &Child, lines: u64) -> Option<Box<str>> {
         let own = self.call.spec.mode != Mode::Shared && child.noise_lines() > lines;
         own.then(|| child.noise())
@@ -372,7 +372,7 @@ impl Running {
     }
 }
 
-/// Whether a remote server rejected the request because it no longer has the session: the call may be
+/// Whether a remote server rejected the request because it no longer has the session: the call may then be
 /// repeated in a new one.
 fn is_unread(reply: &Result<Reply, CallError>) -> bool {
     let unread = |error: &CallError| matches!(error, CallError::Child(ChildError::Unheard { .. }));
@@ -381,8 +381,8 @@ fn is_unread(reply: &Result<Reply, CallError>) -> bool {
 
 // A call in a chat: in its workspace, in order, by the chat's own child.
 
-/// A lease that was checked is not checked again for this time: other replicas do not consider this one
-/// dead within so short a time. Measured by a clock that runs while the machine is suspended.
+/// A lease is not checked again for this time after a check: other replicas do not consider this one dead
+/// within such a short time. Measured by a clock that runs while the machine is suspended.
 const LEASE_TRUSTED: Duration = Duration::from_millis(500);
 
 impl Running {
@@ -394,7 +394,7 @@ impl Running {
         let key = workspace.key;
         drop(workspace);
         self.engine.sessions.call_ended(key);
-        // Of a folder that belongs to another replica now, neither answer nor record counts.
+        // If the folder belongs to another replica now, neither answer nor record is valid.
         held?;
         self.record_in(lease);
         answer
@@ -442,7 +442,7 @@ impl Running {
                 return Err(error);
             }
         };
-        // A child that answers before its request for input is answered does so in another call's turn.
+        // If a child answers before it got the requested input, it may do so in another call's turn.
         let late = permits.take_turn(spec);
         let _ = timeout(spec.timeout, late).await;
         self.check_lease(workspace).await?;
@@ -455,7 +455,7 @@ impl Running {
         let mut answer = self.answer(reply, Some(folder), &permits).await?;
         answer.notices.extend(brought);
         if found.replaced && self.call.ask.is_tool_call() {
-            // A scan that hangs keeps the lock; then the next answer has the notice.
+            // If a scan hangs and holds the lock, the next answer contains the notice.
             if let Ok(seen) = workspace.files.try_lock() {
                 answer.notices.insert(0, files::inventory(&seen));
                 workspace.loss_told(&spec.name);
@@ -539,7 +539,7 @@ impl Running {
             }
             // The child works, and got the cancellation.
             CallError::Left | CallError::Unanswered(_) | CallError::Busy(_) => None,
-            // The child answered, or never got the call.
+            // The child answered, or never got the request.
             _ => return,
         };
         let (engine, spec) = (self.engine.clone(), self.call.spec.clone());
@@ -549,7 +549,7 @@ impl Running {
             if let Some(how) = over {
                 sessions.end_now(&workspace, &session, how).await;
                 if filled {
-                    // The next call is not responsible for what this one wrote.
+                    // The files written by this call must not count as the next call's.
                     engine.scan_again(&workspace).await;
                 }
             } else {
@@ -568,7 +568,7 @@ impl Running {
     }
 }
 
-// A call by a new child in a new folder; nothing of the child is left after the answer.
+// A call by a new child in a new folder; both are removed before the answer is returned.
 
 impl Running {
     async fn stateless(&self) -> Result<Answer, CallError> {
@@ -589,7 +589,7 @@ impl Running {
             _ => End::Kill,
         };
         let (engine, lease) = (self.engine.clone(), held.lease);
-        // A late child gets the time between SIGTERM and SIGKILL; its caller need not wait for it.
+        // A slow child gets the time between SIGTERM and SIGKILL; its caller does not wait for it.
         self.engine.spawn_settling(async move {
             if let Some(child) = child {
                 child.end(how).await;
@@ -603,7 +603,7 @@ impl Running {
         answer
     }
 
-    /// A folder for this call alone; if it needs no files, perhaps with a child that is ready there.
+    /// A folder for this call alone; if it needs no files, perhaps with a warm child.
     async fn new_folder(&self, empty: bool) -> Result<(Held, Option<Child>), CallError> {
         self.engine.check_free_disk()?;
         let store = self.engine.store.clone();
@@ -630,7 +630,7 @@ impl Running {
         Ok(made.map_err(SessionError::from)?)
     }
 
-    /// `child` is the one that is ready, and afterwards the one that must be ended.
+    /// `child` is the warm child, if any, and afterwards the child that must be ended.
     async fn in_new_folder(
         &self,
         held: &Held,
@@ -658,7 +658,7 @@ impl Running {
             repeated = true;
             end_now(child).await;
         };
-        // The folder is scanned when the child can no longer change it.
+        // The folder is scanned after the child's end, so that the child cannot change it any more.
         end_now(child).await;
         let folder = Folder {
             job: job.clone(),
@@ -692,7 +692,7 @@ async fn end_now(child: &mut Option<Child>) {
     }
 }
 
-// A call by the one child that all callers share: without a folder of its own, and without files.
+// A call by the child that all callers share: without its own folder, and without files.
 
 impl Running {
     async fn shared(&self) -> Result<Answer, CallError> {
@@ -705,7 +705,7 @@ impl Running {
             if repeated || !is_unread(&reply) {
                 break (found, reply);
             }
-            // In the old session other calls may still be answered, or refused like this one.
+            // Other calls in the old session may still be answered, or rejected like this one.
             repeated = true;
             shared.forget(&found);
         };
@@ -734,15 +734,15 @@ impl Running {
 }
 
 // The status line under the message in the chat: the call's wait for its turn, and the progress
-// notifications of its server. Only if the user's own token came with the call.
+// notifications of its server. This requires the user's own token in the call.
 
 /// The first line is shown after this time, and later ones at this interval.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How long the answer waits until the line is hidden.
+/// Maximum wait of the answer until the line is hidden.
 const LAST: Duration = Duration::from_secs(3);
 
-/// The length, in characters, of a server's message.
+/// Maximum length, in characters, of a server's message.
 const LONGEST: usize = 200;
 
 /// The text of the line of one call. Without a chat that shows it, it does nothing.
@@ -833,7 +833,7 @@ fn follow(call: &mut Call, status: &Status) -> Option<AbortOnDropHandle<()>> {
     if call.sink.is_none() {
         let (sender, mut messages) = mpsc::channel(BACKLOG);
         call.sink = Some(MessageSink {
-            // A number that no other caller has.
+            // A number that no other caller uses.
             owner: getrandom::u64().ok()? >> 1 | 1 << 62,
             messages: sender,
             cancellation: Cancellation::default(),
