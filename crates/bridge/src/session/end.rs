@@ -1,4 +1,4 @@
-//! Ends of sessions: idle ones, the least recently used, those of removed servers, all of them.
+//! Ends sessions: idle ones, the least recently used, those of removed servers, or all of them.
 
 use std::{
     cmp::Reverse,
@@ -21,10 +21,10 @@ use crate::{
     config::{ServerSpec, Transport},
 };
 
-/// The longest that `before_end` may take.
+/// Timeout of `before_end`.
 const SAVE_TIME: Duration = Duration::from_secs(30);
 
-/// The time between two checks of a workspace, unless something has ended there.
+/// Minimum interval between two checks of a workspace, unless something has ended there.
 const REST: Duration = Duration::from_secs(1);
 
 impl Sessions {
@@ -50,8 +50,8 @@ impl Sessions {
         }
     }
 
-    /// Ends the sessions of a workspace whose time is over, and closes it if it is unused. Returns
-    /// the end of the next idle time; the end of a call causes another check.
+    /// Ends the sessions of a workspace whose idle time is over, and closes it if it is unused.
+    /// Returns the end of the next idle time; the end of a call causes another check.
     fn look_after(self: &Arc<Self>, key: WorkspaceKey, now: Instant) -> Option<Instant> {
         let entry = self.workspaces.lock().get(&key).cloned()?;
         let workspace = entry.open.lock().clone();
@@ -64,7 +64,7 @@ impl Sessions {
 
     fn end_idle(self: &Arc<Self>, workspace: &Arc<Workspace>, now: Instant) -> Option<Instant> {
         let draining = self.draining.load(Ordering::Relaxed);
-        // A child that has exited needs no idle time, and during a shutdown there is none.
+        // A child that has exited needs no idle time, and during a shutdown all idle sessions end.
         let over = |session: &Session| {
             !session.child.is_alive()
                 || session.in_flight() == 0 && (draining || session.idle_end(ONE_CALL_IDLE) <= now)
@@ -78,9 +78,9 @@ impl Sessions {
                 }
                 continue;
             }
-            // A call may have used it before this task had the turn.
+            // A call may have used it before this task got the turn.
             if let Some(turn) = workspace.turn_if_idle().filter(|_| over(&session)) {
-                // A slow end must not delay those of others.
+                // A slow end must not delay other ends.
                 self.spawn_end(workspace, async move |sessions, workspace| {
                     sessions.end_with_care(&workspace, &session).await;
                     drop(turn);
@@ -143,7 +143,7 @@ impl Sessions {
         why: String,
     ) -> bool {
         let sessions = self.clone();
-        // A separate task: an end that has begun is finished.
+        // A separate task, so that an end that has begun is finished.
         let relieving = self.tasks.spawn(async move {
             let remote = false;
             let requester = Requester { tenant, remote };
@@ -205,7 +205,7 @@ impl Sessions {
         idle.sort_by_key(|(rank, ..)| *rank);
         let (own, mut ending) = own.unzip();
         for (_, workspace, session) in idle {
-            // In its own workspace the caller has the turn.
+            // In the caller's own workspace, the caller has the turn.
             let inside = own.as_ref().is_some_and(|own| Arc::ptr_eq(own, &workspace));
             let turn = workspace.turn_if_idle();
             let may = if inside {
@@ -238,11 +238,11 @@ impl Sessions {
         }
     }
 
-    /// Ends a session in its turn. A call that waits for its caller uses it without a turn.
+    /// Ends a session in its turn. A call with pending input uses the session without a turn.
     async fn end_when_unused(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Arc<Session>) {
         loop {
             let mut ended = std::pin::pin!(self.room.notified());
-            // Registered before the check: a call that ends meanwhile is noticed.
+            // Registered before the check, so that a call that ends meanwhile is noticed.
             ended.as_mut().enable();
             let turn = workspace.turn_alone().await;
             if session.in_flight() == 0 || !session.child.is_alive() {
@@ -265,7 +265,7 @@ impl Sessions {
                 });
             }
         }
-        // Including ends that began before.
+        // Waits also for ends that began before.
         self.tasks.close();
         self.tasks.wait().await;
         for closed in self.close_unused() {
@@ -302,7 +302,7 @@ impl Sessions {
         }
     }
 
-    /// Unbinds it, ends it and waits until nothing is left; `false` if it was unbound before.
+    /// Unbinds it, ends it and waits until its processes are gone; `false` if it was unbound before.
     pub async fn end_now(
         self: &Arc<Self>,
         workspace: &Arc<Workspace>,
@@ -353,7 +353,7 @@ impl Sessions {
         self.room.notify_waiters();
     }
 
-    /// Something has begun or ended there.
+    /// Schedules a check: something has begun or ended there.
     pub(super) fn look_at(&self, key: WorkspaceKey) {
         self.agenda.lock().add(key);
         self.house.notify_one();
@@ -365,25 +365,25 @@ impl Sessions {
 pub struct Requester {
     /// The tenant of its child.
     pub tenant: Tenant,
-    /// For a session with a remote server: only such sessions make room for it.
+    /// Whether it is for a session with a remote server: only such sessions make room for it.
     pub remote: bool,
 }
 
-/// The tenants whose idle sessions may make room.
+/// The tenants whose idle sessions may be ended to make room.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
-    /// The requester: it has its full share.
+    /// Only the requester, because it has its full share.
     OwnOnly,
     /// The requester, and tenants with more children than the requester, which has this number.
     MoreThan(usize),
-    /// All.
+    /// All tenants.
     Any,
 }
 
-/// An idle session, as far as it matters for the order of ends.
+/// An idle session, with the properties that determine the order of ends.
 struct Idle {
     alive: bool,
-    /// Of the requester.
+    /// Whether it belongs to the requester.
     own: bool,
     /// The number of children of its tenant.
     held: usize,
@@ -392,8 +392,9 @@ struct Idle {
 }
 
 impl Idle {
-    /// The least ends first: those that have exited; then those of callers without a chat; then those
-    /// of the tenant with the most, the least recently used first. `None`: it does not end.
+    /// The session with the least rank ends first: exited ones; then those of callers without a chat;
+    /// then those of the tenant with the most children, the least recently used first. `None`: it does
+    /// not end.
     fn rank(&self, rule: Rule) -> Option<(bool, Class, Reverse<usize>, bool, Instant)> {
         let gives_way = self.own
             || match rule {
@@ -402,11 +403,12 @@ impl Idle {
                 Rule::Any => true,
             };
         let held = match rule {
-            // Including the new one.
+            // Including the new child.
             Rule::MoreThan(own_count) if self.own => own_count + 1,
             _ => self.held,
         };
-        // Among equals the requester's ends, or two tenants would end each other's again and again.
+        // Among equals the requester's session ends, otherwise two tenants would end each other's
+        // sessions again and again.
         gives_way.then_some((
             self.alive,
             self.class,
@@ -417,7 +419,8 @@ impl Idle {
     }
 }
 
-/// An idle session that no call gets any more, and what keeps others from its workspace.
+/// An idle session that is no longer lent to calls, and the guard that keeps others from its
+/// workspace.
 struct Taken {
     session: Arc<Session>,
     workspace: Arc<Workspace>,
@@ -426,8 +429,8 @@ struct Taken {
 }
 
 impl Sessions {
-    /// Lets the child save its state (`before_end`), and returns how to end it. One whose folder was
-    /// taken over saves nothing.
+    /// Lets the child save its state (`before_end`), and returns how to end it. If its folder was
+    /// taken over, nothing is saved.
     async fn save(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Session) -> End {
         if !self.still_held(workspace).await {
             return End::Kill;
@@ -457,8 +460,8 @@ async fn save(session: &Session) {
     }
 }
 
-// The workspaces to check next: those in which something has ended, and those in which an idle time
-// is over. A call causes one check of its own workspace, however many there are.
+// The workspaces to check next: those in which something has ended, and those in which an idle time is
+// over. A call causes one check of its own workspace, however many workspaces there are.
 
 /// The workspaces to check, and when.
 #[derive(Default)]
@@ -470,12 +473,13 @@ pub struct Agenda {
 }
 
 impl Agenda {
-    /// As soon as possible.
+    /// Schedules a check as soon as possible.
     pub fn add(&mut self, key: WorkspaceKey) {
         self.now.insert(key);
     }
 
-    /// At this time instead of the one set before; `None`: not until something ends.
+    /// Schedules the check at this time instead of an earlier schedule; `None`: not until something
+    /// ends.
     pub fn set(&mut self, key: WorkspaceKey, at: Option<Instant>) {
         let before = match at {
             Some(at) => self.due.insert(key, at),
@@ -489,12 +493,12 @@ impl Agenda {
         }
     }
 
-    /// When the next one is due.
+    /// The time of the next check.
     pub fn next(&self) -> Option<Instant> {
         self.later.first().map(|(at, _)| *at)
     }
 
-    /// Those that are due.
+    /// Removes and returns the workspaces whose check is due.
     pub fn take(&mut self, now: Instant) -> HashSet<WorkspaceKey> {
         let mut due = mem::take(&mut self.now);
         while let Some((at, key)) = self.later.first().copied()
@@ -507,15 +511,16 @@ impl Agenda {
     }
 }
 
-// Lost leases: this bridge did not respond for so long that another has taken a folder over. Its
-// children here end at once, and this bridge writes nothing more to the folder.
+// Lost leases: this bridge did not respond for so long that another one has taken a folder over. Its
+// children there end at once, and this bridge writes nothing more to the folder.
 
-/// Leases that are read at the same time: network storage has a high latency, but answers many
+/// Number of leases that are read concurrently: network storage has a high latency, but answers many
 /// requests at once.
 const AT_ONCE: usize = 16;
 
 impl Sessions {
-    /// Whether the bridge may still work there; if not, its children are ended before this returns.
+    /// Whether the bridge still holds the lease; if not, its children there are ended before this
+    /// returns.
     ///
     /// A lease that cannot be read counts as lost when this has lasted for half of the time to live
     /// and there are other bridges, which may have taken it over.
@@ -567,7 +572,7 @@ impl Sessions {
         left.max(ttl / 8)
     }
 
-    /// Checks the lease of every open workspace: after each renewal.
+    /// Checks the lease of every open workspace; called after each renewal.
     pub async fn check_leases(self: &Arc<Self>) {
         let sessions = self.clone();
         let look = stream::iter(self.workspaces()).for_each_concurrent(AT_ONCE, move |workspace| {
@@ -600,24 +605,26 @@ impl Sessions {
     }
 }
 
-// The limits of stateful children, and of those of one tenant.
+// The limits on stateful children, in total and per tenant.
 
-/// With fewer permits than this none is reserved for other tenants.
+/// With fewer permits than this, none is reserved for other tenants.
 const FEW: usize = 4;
 
 /// Permits for live children.
 pub struct Population {
     /// Processes of this machine.
     local: Permits,
-    /// Sessions with remote servers use no resources of processes: neither makes room for the other.
+    /// Sessions with remote servers use no processes of this machine, so the two kinds make no room
+    /// for each other.
     elsewhere: Permits,
     most: usize,
-    /// Of one tenant, where the settings say so.
+    /// Limit per tenant, if configured.
     per_user: Option<usize>,
 }
 
 impl Population {
-    /// `most` permits, at least one; of one tenant `per_user`, or else three of four.
+    /// Creates `most` permits, at least one; one tenant gets at most `per_user`, or else three
+    /// quarters.
     pub fn new(most: usize, per_user: Option<usize>) -> Self {
         let most = most.max(1);
         let share = share(most, per_user);
@@ -634,23 +641,23 @@ impl Population {
         self.permits(matches!(spec.transport, Transport::Remote(_)))
     }
 
-    /// The permits of processes, or of sessions with remote servers.
+    /// The permits of sessions with remote servers if `remote`, else of processes.
     pub fn permits(&self, remote: bool) -> &Permits {
         if remote { &self.elsewhere } else { &self.local }
     }
 
-    /// Whether more processes live than the limit.
+    /// Whether more processes run than the limit allows.
     pub fn is_over(&self) -> bool {
         self.local.is_over()
     }
 
-    /// Sets the limit of processes, from one to the original one.
+    /// Sets the limit of processes, between one and the original one.
     pub fn set_limit(&self, limit: usize) {
         let limit = limit.clamp(1, self.most);
         self.local.set_limit(limit, share(limit, self.per_user));
     }
 
-    /// A permit for a warm process: one is always left for others.
+    /// A permit for a warm process; the last free one is left for calls.
     pub fn try_spare_permit(&self) -> Option<Permit> {
         self.local.try_enter_spare(&Tenant::bridge())
     }
@@ -669,8 +676,8 @@ fn share(limit: usize, per_user: Option<usize>) -> Share {
 mod tests {
     use super::*;
 
-    /// Which of these idle sessions gives way for one more of a tenant who has so many: by whose it
-    /// is, how many that one has, and when it was used.
+    /// The idle session that ends to make room for `newcomer`, a tenant and its number of children.
+    /// Each entry of `idle` has the tenant, its number of children, and the time of the last use.
     fn gives_way(
         idle: &[(&'static str, usize, u64)],
         newcomer: (&str, usize),
@@ -719,7 +726,7 @@ mod tests {
         let idle = [("bob", 1, 1), ("carol", 2, 2)];
         assert_eq!(gives_way(&idle, ("mallory", 2)), None);
         assert_eq!(gives_way(&idle, ("dave", 1)), Some(("carol", 2)));
-        // Taking turns at each other's would not end.
+        // Ending each other's sessions in turn would never stop.
         let equal = [("bob", 3, 1), ("dave", 2, 2)];
         assert_eq!(gives_way(&equal, ("dave", 2)), Some(("dave", 2)));
         let all_with_one = [("bob", 1, 7), ("carol", 1, 2)];

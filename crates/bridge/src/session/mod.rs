@@ -4,8 +4,8 @@
 //! (none) ──call──▶ Starting ──ready──▶ Busy ⇄ Idle ──idle, LRU, reload, shutdown──▶ Ending ──▶ (none)
 //!                      └── failed ──▶ (none) ◀── died, timed out ──┘
 //! ```
-//! After the end of a session, the next call in its chat starts another one in the same folder. No
-//! lock is held across a start except the chat's own order of calls.
+//! After the end of a session, the next call in its chat starts another one in the same folder. The
+//! chat's turn is the only lock that is held during a start.
 
 mod end;
 mod open;
@@ -39,7 +39,7 @@ pub use pool::{Pool, PoolSettings};
 pub use shared::{SharedChild, SharedChildren};
 pub use workspace::{Class, Lent, OpenWorkspace, Session, Turn, Workspace};
 
-/// A session of a caller without a chat ends after this long without a call.
+/// Idle time of a session of a caller without a chat.
 pub const ONE_CALL_IDLE: Duration = Duration::from_secs(60);
 
 /// Why a call got no session.
@@ -51,7 +51,7 @@ pub enum SessionError {
     /// The caller has no session with this id.
     #[error("session not found")]
     Unknown,
-    /// Another replica works there.
+    /// Another replica serves this workspace.
     #[error(transparent)]
     Elsewhere(Holder),
     /// The folder failed.
@@ -63,7 +63,7 @@ pub enum SessionError {
     /// All permits for stateful processes are in use, and all processes are busy.
     #[error("all {limit} stateful processes are busy (MCPO_STATEFUL_MAX_TOTAL_PROCESSES)")]
     Full {
-        /// The limit.
+        /// The maximum number.
         limit: usize,
     },
     /// All processes of one user are busy.
@@ -72,13 +72,13 @@ pub enum SessionError {
          (MCPO_STATEFUL_MAX_PROCESSES_PER_USER)"
     )]
     ShareFull {
-        /// Their number.
+        /// The number of these processes.
         held: usize,
     },
 }
 
 impl SessionError {
-    /// Whether the system has no descriptors, processes or memory left for it.
+    /// Whether the system has no descriptors, processes or memory left for a session.
     pub fn is_lack_of_room(&self) -> bool {
         match self {
             Self::Child(error) => error.is_lack_of_room(),
@@ -91,11 +91,11 @@ impl SessionError {
 /// The limits of sessions.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
-    /// Live stateful children.
+    /// Maximum number of stateful children.
     pub max_total: usize,
-    /// Of one user, if set.
+    /// Maximum number of one user's children, if configured.
     pub max_per_user: Option<usize>,
-    /// The longest time between two clean-ups.
+    /// Maximum interval between two clean-ups.
     pub cleanup_interval: Duration,
     /// The limits of a folder's files.
     pub snapshot: Limits,
@@ -112,17 +112,17 @@ pub struct Sessions {
     population: Arc<Population>,
     /// Warm children.
     pub pool: Arc<Pool>,
-    /// Wakes the clean-up: a session is idle, has begun or exited, or a workspace is unused.
+    /// Wakes the clean-up: a session became idle, began or exited, or a workspace became unused.
     house: Notify,
-    /// The workspaces that the clean-up checks then.
+    /// The workspaces that the clean-up checks next.
     agenda: Mutex<Agenda>,
-    /// Wakes calls that wait for a permit: a session may be idle now.
+    /// Wakes calls that wait for a permit: a session may have become idle.
     room: Notify,
     /// Work that no caller can cancel: a shutdown waits for it.
     tasks: TaskTracker,
     metrics: Arc<Metrics>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
-    /// The bridge is about to end.
+    /// Whether the bridge is about to end.
     draining: AtomicBool,
 }
 
@@ -169,7 +169,7 @@ impl Sessions {
         }
     }
 
-    /// Live stateful children.
+    /// The number of stateful children.
     pub fn count(&self) -> usize {
         self.workspaces()
             .iter()

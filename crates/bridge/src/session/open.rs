@@ -1,4 +1,4 @@
-//! Opening and closing a workspace: its binding, its lease, its files.
+//! Opens and closes workspaces: address, lease and files.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::{
 };
 
 impl Sessions {
-    /// The workspace at an address, created if there is none. Held open while the `Arc` lives.
+    /// The workspace at an address, created if necessary. It stays open while the `Arc` lives.
     pub async fn open(
         self: &Arc<Self>,
         address: &WorkspaceAddress,
@@ -34,8 +34,7 @@ impl Sessions {
         self.open_for(address, principal, None).await
     }
 
-    /// The same for a call that needs a child: an address without a folder may get one in which a
-    /// warm child works.
+    /// The same for a call that needs a child: a new address may get the folder of a warm child.
     async fn open_for(
         self: &Arc<Self>,
         address: &WorkspaceAddress,
@@ -56,7 +55,7 @@ impl Sessions {
                 return Ok(workspace);
             }
             match self.opened(entry, address, principal, wants).await {
-                // The end of idle children, which have four descriptors each, makes room.
+                // Ending idle children, which have four descriptors each, frees some.
                 Err(error) if error.is_lack_of_room() => {
                     let why = error.to_string();
                     if !self.relieve(None, Tenant::bridge(), why).await {
@@ -81,7 +80,7 @@ impl Sessions {
         let opening = self
             .clone()
             .open_entry(entry, address, principal, wants.cloned());
-        // A separate task: a caller that leaves must not leave an unknown lease.
+        // A separate task, because a caller that leaves must not leave an unknown lease behind.
         self.tasks.spawn(async move {
             if reply.send(opening.await).is_err() {
                 sessions.call_ended(key);
@@ -137,7 +136,7 @@ impl Sessions {
         let (job, lease) = (found.job, found.lease);
         let files = match Snapshot::look(&job, &self.settings.snapshot) {
             Ok(files) => files,
-            // Opened all the same: only a tool can delete the superfluous files.
+            // Opened nevertheless, because only a tool can delete the superfluous files.
             Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) => Snapshot::over(),
             Err(failure) => {
                 if let Err(error) = store.release(&lease) {
@@ -176,7 +175,7 @@ impl Sessions {
     }
 
     /// Closes unused workspaces, so that the clean-up can delete them in time. Returns at once; the
-    /// handles report the end.
+    /// handles complete at the end.
     pub(super) fn close_unused(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
         let entries = self.workspaces.lock();
         let unused = entries.iter().filter(|(_, entry)| entry.is_unused());
@@ -184,7 +183,7 @@ impl Sessions {
         closing.collect()
     }
 
-    /// The same for one of them.
+    /// The same for one workspace.
     pub(super) fn close_soon(
         self: &Arc<Self>,
         key: WorkspaceKey,
@@ -216,17 +215,18 @@ impl Sessions {
     /// Drops the entry of a closed workspace, unless a caller waits for it.
     fn forget(&self, key: WorkspaceKey, entry: Arc<Entry>) {
         let mut entries = self.workspaces.lock();
-        // Two handles: the map's and this one. Others are only created under the map's lock.
+        // Two handles: the map's and this one. Further ones are only created under the map's lock.
         if entry.open.lock().is_none() && Arc::strong_count(&entry) <= 2 {
             entries.remove(&key);
         }
-        // Under the lock, so that of several callers of this function the last one removes it.
+        // Dropped under the lock, so that of several callers of this function the last one removes
+        // it.
         drop(entry);
     }
 }
 
 impl Sessions {
-    /// Opens a workspace ahead of its call, which then works there and nowhere else.
+    /// Opens a workspace ahead of its call, which then uses this one.
     pub async fn open_ahead(
         self: &Arc<Self>,
         address: &WorkspaceAddress,
@@ -239,18 +239,18 @@ impl Sessions {
 }
 
 impl Entry {
-    /// An entry without a workspace counts, too: its opening may have failed.
+    /// An entry without a workspace counts as unused, too: its opening may have failed.
     pub(super) fn is_unused(&self) -> bool {
         self.open.lock().as_ref().is_none_or(is_unused)
     }
 
-    /// Takes the workspace, so that no call gets it any more.
+    /// Takes the workspace, so that no further call gets it.
     fn take_unused(&self) -> Option<Arc<Workspace>> {
         self.open.lock().take_if(|workspace| is_unused(workspace))
     }
 }
 
-/// Every call holds the workspace: another handle means work.
+/// Every call holds a handle of the workspace, so another handle means that it is used.
 fn is_unused(workspace: &Arc<Workspace>) -> bool {
     Arc::strong_count(workspace) == 1 && workspace.sessions().is_empty()
 }
@@ -266,7 +266,7 @@ pub struct WorkspaceAddress {
     pub class: Class,
     /// The id to return in `X-MCPO-Session`, for a caller without a chat.
     pub session: Option<SessionId>,
-    /// The caller's right to it.
+    /// The caller's right to the workspace.
     pub claim: Claim,
 }
 
@@ -305,7 +305,7 @@ pub enum Claim {
     Free,
     /// The bridge creates the id now. The key is that of the session without a server.
     Minted(WorkspaceKey),
-    /// The caller claims that the bridge created the id: the key of the session or of the address
+    /// The caller claims that the bridge created the id, so the key of the session or of the address
     /// must have a folder.
     Proven(WorkspaceKey),
 }
@@ -338,7 +338,7 @@ impl WorkspaceAddress {
         Self::within(caller, own)
     }
 
-    /// Of a call without a lasting folder.
+    /// The address of a call without a lasting folder.
     fn nowhere(caller: &Caller) -> Option<Self> {
         let named = caller.session.as_deref();
         let ours = |id: &str| id.parse::<SessionId>().is_ok();
@@ -360,7 +360,8 @@ impl WorkspaceAddress {
             if anonymous && minted.is_none() {
                 return None;
             }
-            // An id of the bridge's form must be one of the bridge's, without a hint at its owner.
+            // An id in the bridge's format must have been created by the bridge; the check gives no
+            // hint at its owner.
             let proven =
                 |_: &SessionId| Claim::Proven(WorkspaceKey::session(principal, named, None));
             return Some(Self {
@@ -387,7 +388,7 @@ type Adopted = (Arc<Workspace>, Arc<Session>);
 
 impl Sessions {
     /// The address's workspace with a warm child, bound there and idle. `None` if the address has a
-    /// folder, or no such child is ready: then the usual way is taken.
+    /// folder, or no suitable child is warm: the call then starts its own.
     pub(super) async fn adopted(
         self: &Arc<Self>,
         address: &WorkspaceAddress,
@@ -399,7 +400,8 @@ impl Sessions {
         if !stateful || !self.is_new(address).await {
             return None;
         }
-        // A tenant with its full share gets one after the end of one of its own.
+        // A tenant that uses its full share gets a permit only after the end of one of its own
+        // sessions.
         let permits = self.population.permits_for(&wants.spec);
         if permits.is_at_share(&wants.tenant) {
             return None;
@@ -419,7 +421,7 @@ impl Sessions {
         Some(workspace)
     }
 
-    /// Whether a folder would be created for the address.
+    /// Whether a new folder would be created for the address.
     async fn is_new(self: &Arc<Self>, address: &WorkspaceAddress) -> bool {
         let (store, key, claim) = (self.store.clone(), address.key, address.claim);
         let look = move || {
@@ -432,7 +434,7 @@ impl Sessions {
         matches!(tokio::task::spawn_blocking(look).await, Ok(Ok(true)))
     }
 
-    /// Blocks on the disk. A child that is not adopted ends by its drop.
+    /// Blocks on the disk. A child that is not adopted ends when it is dropped.
     fn adopt(
         &self,
         spare: Spare,
@@ -449,8 +451,8 @@ impl Sessions {
         let parts = spare.into_parts();
         let mut permit = parts.permit.expect("it counts as a stateful process");
         permit.pass_to(&wants.tenant);
-        // As if the first call had started the child: the files that it has written are new to that
-        // call.
+        // As if the first call had started the child: the files that the child has written are new to
+        // that call.
         let lease = (parts.held.lease, held_at);
         let workspace = Workspace::new(address.key, parts.held.job, lease, Snapshot::default(), []);
         let session = Arc::new(Session::new(
@@ -479,32 +481,33 @@ fn new_chat(principal: &Principal) -> NewChat {
 pub struct Found {
     /// The child, in use.
     pub session: Lent,
-    /// An earlier child of this server has ended here, and its state in memory is lost. True until
+    /// An earlier child of this server has ended here, and its memory is lost. True until
     /// [`Workspace::loss_told`], so that a call that fails does not suppress the message.
     pub replaced: bool,
 }
 
 /// The right to start a child for a call.
 pub struct Start {
-    /// No other call chooses or starts a child of this server in this workspace meanwhile.
+    /// Held so that no other call chooses or starts a child of this server in this workspace
+    /// meanwhile.
     gate: OwnedMutexGuard<()>,
     permit: admission::Permit,
 }
 
 /// Whether a call has to start a child.
 pub enum Room {
-    /// There is one.
+    /// No, there is one.
     Unneeded,
-    /// It may at once.
+    /// Yes, and it may start one at once.
     Free(Start),
-    /// Another session, or another start there, has to end first.
+    /// Yes, but another session, or another start there, has to end first.
     Wanting,
 }
 
 impl Sessions {
-    /// The child that serves this call: an idle one, else a new one while there may be more, else
-    /// the least busy. Without the right to start one, a permit among the children is waited for
-    /// until the first of the instants. The second limits everything.
+    /// The child that serves this call: an idle one, else a new one if the limit allows it, else the
+    /// least busy. Without the right to start one, waits for a permit among the children until the
+    /// first of the instants. The second one limits the whole function.
     pub async fn child(
         self: &Arc<Self>,
         workspace: &Arc<Workspace>,
@@ -515,7 +518,7 @@ impl Sessions {
         (patience, deadline): (Instant, Instant),
     ) -> Result<Found, SessionError> {
         let slot = workspace.slot(spec);
-        // A call that starts one may wait for what this call holds.
+        // Another call that starts a child may wait for permits that this call holds.
         if start.is_none()
             && let Ok(session) = slot.lend(spec, class)
         {
@@ -567,8 +570,8 @@ impl Sessions {
         Found { session, replaced }
     }
 
-    /// A child; if the system has no descriptors, processes or memory left for one, idle ones end
-    /// until it has.
+    /// Starts a child; if the system has no descriptors, processes or memory left for it, idle ones
+    /// are ended until it has.
     async fn started(
         self: &Arc<Self>,
         own: &Arc<Workspace>,
@@ -618,7 +621,7 @@ impl Sessions {
         Some(Start { gate, permit })
     }
 
-    /// Why there is no permit.
+    /// The error if there is no permit.
     pub fn full(&self, spec: &ServerSpec, tenant: &Tenant) -> SessionError {
         let permits = self.population.permits_for(spec);
         let (limit, held) = (permits.limit(), permits.held_by(tenant));
@@ -629,7 +632,7 @@ impl Sessions {
         }
     }
 
-    /// Reports its end, which frees a permit.
+    /// Reports the child's end, which frees a permit.
     pub(super) fn watch(self: &Arc<Self>, workspace: &Workspace, session: &Session) {
         let (gone, sessions) = (session.child.gone(), Arc::downgrade(self));
         let key = workspace.key;
@@ -653,9 +656,9 @@ impl Sessions {
         }
     }
 
-    /// Waits for a permit among the live children; the least recently used idle session of the tenant
-    /// with the most makes room, in `own` even while another call has the turn there: an idle child
-    /// is not needed for it.
+    /// Waits for a permit among the stateful children. To make room, the least recently used idle
+    /// session of the tenant with the most children is ended; in `own` this is possible even while
+    /// another call has the turn, which does not need an idle child.
     async fn permit(
         self: &Arc<Self>,
         own: &Arc<Workspace>,
@@ -668,17 +671,18 @@ impl Sessions {
             remote: matches!(spec.transport, Transport::Remote(_)),
         };
         loop {
-            // First, so that no session ends if a permit is free.
+            // Checked first, so that no session ends if a permit is free.
             if let Some(permit) = permit.as_mut().now_or_never() {
                 return permit;
             }
             let mut freed = std::pin::pin!(self.room.notified());
-            // Registered before the check: a call that ends meanwhile is noticed.
+            // Registered before the check, so that a call that ends meanwhile is noticed.
             freed.as_mut().enable();
             let ending = own.ending_if_none();
             let own = ending.map(|ending| (own.clone(), ending));
             let (sessions, requester) = (self.clone(), requester.clone());
-            // A separate task: an end that has begun is finished, whatever call gets the permit.
+            // A separate task, so that an end that has begun is finished, whichever call gets the
+            // permit.
             let evicting = self
                 .tasks
                 .spawn(async move { sessions.evict_one(own, &requester).await });
@@ -780,7 +784,7 @@ mod tests {
         "echo".parse().unwrap()
     }
 
-    /// Whether anybody holds the lease of the chat's folder.
+    /// Whether the lease of the chat's folder is held.
     fn leased(store: &ChatStore, chat: &str) -> bool {
         let key = key(chat).to_hex();
         let mut chats = store.chats().unwrap().into_iter();
@@ -803,7 +807,7 @@ mod tests {
         let folder = Folder::new();
         let store = Arc::new(folder.open());
         let sessions = sessions(&folder, store.clone());
-        // Polled once: the opening has begun, and nobody waits for it.
+        // Polled once: the opening has begun, and its caller does not wait for it.
         let given_up = sessions.open(&address(key("c")), &alice()).now_or_never();
         assert!(given_up.is_none());
         sessions.tasks.close();

@@ -1,11 +1,12 @@
 //! The pool of warm processes: children that are started and initialised before a call needs them.
-//! A call that takes one gets its folder, too, in which it was started.
+//! A call that takes one also gets the folder in which it was started.
 //!
 //! ```text
 //! (none) ──demand──▶ Starting ──ready──▶ Ready ──taken──▶ used by a chat, or by one call
 //!                        └── failed ──▶ (none) ◀── exited, outdated, idle, no room ──┘
 //! ```
-//! None is used twice, or returned. A call that finds none starts its own child at once.
+//! A child serves one chat or one call and is not returned. A call that finds no warm child starts its own at
+//! once.
 
 use std::{
     cmp::Reverse,
@@ -38,13 +39,13 @@ use crate::{
     telemetry::{Live, Metrics},
 };
 
-/// How long a ready child may take to answer a ping; a new one may take longer.
+/// Timeout of a warm child's answer to a ping; a new one gets more time.
 const PING: Duration = Duration::from_secs(1);
 
-/// The number of different profiles of one server.
+/// Maximum number of different profiles of one server.
 const PROFILES: usize = 8;
 
-/// The first delay after a child that did not start, or exited unused.
+/// Delay after the first failed start, or after a child exited unused.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The delay for a server whose children ask their caller at the start.
@@ -53,19 +54,19 @@ const LONG_PAUSE: Duration = Duration::from_secs(600);
 /// The limits of the pool.
 #[derive(Debug, Clone)]
 pub struct PoolSettings {
-    /// Children of all servers; 0: none.
+    /// Maximum number of children of all servers; 0 disables the pool.
     pub max: usize,
-    /// A server without a call for this time has none.
+    /// A server without a call for this time gets no warm children.
     pub idle: Duration,
-    /// None while less memory is free.
+    /// No warm children are kept while less memory is free, in bytes.
     pub min_free_memory: u64,
-    /// None is started while less disk is free.
+    /// No warm children are started while less disk space is free, in bytes.
     pub min_free_disk: u64,
-    /// Concurrent starts of the pool.
+    /// Maximum number of concurrent starts of the pool.
     pub starts: usize,
 }
 
-/// All ready children of this bridge.
+/// All warm children of this bridge.
 pub struct Pool {
     settings: PoolSettings,
     context: Arc<Context>,
@@ -76,7 +77,7 @@ pub struct Pool {
     starts: Arc<Semaphore>,
     /// Wakes the loop that fills the pool.
     wake: Notify,
-    /// Wakes waiters for the end of a start.
+    /// Wakes tasks that wait for the end of a start.
     settled: Notify,
 }
 
@@ -87,11 +88,11 @@ struct Context {
     population: Arc<Population>,
     metrics: Arc<Metrics>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
-    /// Ends of children: a shutdown waits for them.
+    /// Tasks that end children: a shutdown waits for them.
     tasks: TaskTracker,
 }
 
-/// Children that can replace each other: of one version of a server, and with the same profile.
+/// Identifies interchangeable children: one version of a server, and one profile.
 type Key = crate::child::Key<Box<str>>;
 
 type Kinds = HashMap<Key, Entry<Kind>>;
@@ -101,7 +102,7 @@ struct Kind {
     spec: Arc<ServerSpec>,
     profile: Profile,
     demand: Demand,
-    /// The oldest first.
+    /// The warm children, the oldest first.
     ready: VecDeque<Spare>,
     starting: usize,
 }
@@ -113,7 +114,7 @@ impl Kind {
 }
 
 impl Pool {
-    /// Nothing is started before a call asks, and [`Pool::fill`] runs.
+    /// Starts no child before a call requests one and [`Pool::fill`] runs.
     pub fn new(
         settings: PoolSettings,
         children: Arc<Children>,
@@ -142,7 +143,7 @@ impl Pool {
         }
     }
 
-    /// A ready child for a new chat or for one call, if there is one. The request is counted as
+    /// A warm child for a new chat or for one call, if there is one. The request also counts as
     /// demand for later ones.
     pub async fn take(&self, spec: &Arc<ServerSpec>, profile: &Profile) -> Option<Spare> {
         let (key, profile) = self.key(spec, profile)?;
@@ -169,7 +170,7 @@ impl Pool {
             tracing::debug!(server = %spec.name, "warm process discarded");
             kind.failed(PAUSE);
             if spare.child().was_declined() {
-                // It asks its caller at its start: none of its kind can be ready before.
+                // It sends requests to its caller at its start, so none of its kind can be warm.
                 kind.not_before = Instant::now() + LONG_PAUSE;
             }
         }
@@ -187,12 +188,12 @@ impl Pool {
             return None;
         }
         let profile = self.context.children.spoken(spec, profile.clone());
-        // Unlike shared children, they get the exact revision that the caller asks for.
+        // Unlike shared children, they get the exact revision that the caller requests.
         let said = format!("{} {}", profile.protocol_version, profile.key());
         Some(((spec.name.clone(), spec.version(), said.into()), profile))
     }
 
-    /// Counts a request; the least recently used kind of a server with too many is removed.
+    /// Counts a request; if a server has too many kinds, the least recently used one is removed.
     fn note_arrival(&self, key: &Key, spec: &Arc<ServerSpec>, profile: Profile) {
         if self.current.lock().get(&key.0) != Some(&key.1) {
             return;
@@ -222,11 +223,11 @@ impl Pool {
         drop(removed);
     }
 
-    /// Releases a permit among the stateful processes: that of the least recently used kind, or else
-    /// of one that is starting. `false` if the pool holds none.
+    /// Releases a permit among the stateful processes: of the least recently used kind, or else of
+    /// one that is starting. `false` if the pool holds none.
     pub async fn make_room(&self) -> bool {
         let mut settled = std::pin::pin!(self.settled.notified());
-        // Registered before the check: a start that ends meanwhile is noticed.
+        // Registered before the check, so that a start that ends meanwhile is noticed.
         settled.as_mut().enable();
         let spare = {
             let mut kinds = self.kinds.lock();
@@ -250,7 +251,7 @@ impl Pool {
         true
     }
 
-    /// Sets the current servers, and ends the children of those that are gone or changed.
+    /// Sets the current servers, and ends the children of removed or changed ones.
     pub fn follow<'a>(&self, specs: impl Iterator<Item = &'a Arc<ServerSpec>>) {
         let current: HashMap<_, _> = specs
             .map(|spec| (spec.name.clone(), spec.version()))
@@ -260,7 +261,7 @@ impl Pool {
         self.wake.notify_one();
     }
 
-    /// Ends those whose folder another bridge has taken over.
+    /// Ends the children whose folder another bridge has taken over.
     pub async fn check_leases(&self) {
         let leases: Vec<_> = {
             let kinds = self.kinds.lock();
@@ -293,28 +294,28 @@ impl Pool {
         self.kinds.stop();
     }
 
-    /// The same, and waits until nothing of them is left.
+    /// The same, and waits until all children have ended.
     pub async fn end_all(&self) {
         self.kinds.end_all().await;
     }
 
-    /// The number of ready children.
+    /// The number of warm children.
     pub fn count(&self) -> usize {
         let kinds = self.kinds.lock();
         kinds.values().map(|kind| kind.state.ready.len()).sum()
     }
 }
 
-// The number of children of a kind that should be ready: as many as were recently requested within
-// the time that one takes to start.
+// The number of children of a kind that should be warm: the number of requests that recently arrived
+// within the duration of a start.
 
 /// The number follows a burst within the first time, and a decline within the second.
 const SPANS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 
-/// Requests are not evenly distributed.
+/// Safety factor: requests are not evenly distributed.
 const SAFETY: f64 = 2.0;
 
-/// The assumed duration of a start before the first one.
+/// Assumed duration of a start before the first one was measured.
 const START: Duration = Duration::from_secs(1);
 
 /// Recent requests, and the duration of a start.
@@ -326,7 +327,7 @@ struct Demand {
 }
 
 impl Demand {
-    /// Without any request.
+    /// Starts without any request.
     pub fn new(now: Instant) -> Self {
         Self {
             counts: [0.0; 2],
@@ -352,7 +353,7 @@ impl Demand {
         [0, 1].map(|at| decayed((self.counts[at], SPANS[at])))
     }
 
-    /// The number that should be ready; 0 after `idle` without a request.
+    /// The number of children that should be warm; 0 after `idle` without a request.
     pub fn wanted(&self, idle: Duration, now: Instant) -> usize {
         if now.duration_since(self.last) >= idle {
             return 0;
@@ -374,28 +375,28 @@ impl Demand {
 // Fills the pool as far as recent demand, memory and permits allow; starts that a call waits for come
 // first.
 
-/// A start has its own time limit.
+/// A start has its own timeout.
 const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long a child that has just started may take to answer its first ping.
+/// Timeout of a new child's answer to its first ping.
 const FIRST_PING: Duration = Duration::from_secs(5);
 
-/// The longest wait for a fork parent.
+/// Maximum wait for a fork parent.
 const PARENT: Duration = Duration::from_secs(60);
 
 /// How long a start keeps its permit of the pool while it waits for a fork parent.
 const PARENT_PERMIT_WAIT: Duration = Duration::from_secs(10);
 
-/// The time between two rounds while any child is ready, or should be.
+/// Interval between two rounds while any child is warm, or should be.
 const REST: Duration = Duration::from_secs(1);
 
-/// The same while starts have to wait.
+/// The interval while starts have to wait.
 const SHORT_REST: Duration = Duration::from_millis(50);
 
-/// How long free memory is not used after a lack of memory.
+/// How long no warm children are started after a lack of memory.
 const MEMORY_PAUSE: Duration = Duration::from_secs(30);
 
-/// Why no child is ready.
+/// Why a child did not become warm.
 #[derive(Debug, thiserror::Error)]
 enum NotMade {
     #[error("the limit of stateful processes is reached")]
@@ -412,14 +413,14 @@ enum NotMade {
 
 /// The limits of one round.
 struct Room {
-    /// Children of all kinds.
+    /// Maximum number of children of all kinds.
     most: usize,
-    /// New ones may be started now.
+    /// Whether new ones may be started now.
     new: bool,
 }
 
 impl Pool {
-    /// Starts and ends children as they are needed, until dropped.
+    /// Starts and ends children according to demand, until dropped.
     pub async fn fill(self: &Arc<Self>) {
         if self.settings.max == 0 {
             return;
@@ -435,7 +436,7 @@ impl Pool {
         }
     }
 
-    /// One round; the time until the next, if it is due without a request.
+    /// One round; returns the time until the next, if it is due without a request.
     async fn round(self: &Arc<Self>, no_new_before: &mut Instant) -> Option<Duration> {
         if self.kinds.lock().is_empty() {
             return None;
@@ -449,7 +450,7 @@ impl Pool {
         if low {
             *no_new_before = now + MEMORY_PAUSE;
         }
-        // Some reserve, or a child that was just started would be ended again.
+        // With some reserve, because otherwise a child that was just started would be ended again.
         let scarce = memory < self.settings.min_free_memory / 4 * 5;
         let halted = scarce || disk < self.settings.min_free_disk || now < *no_new_before;
         let room = Room {
@@ -511,12 +512,12 @@ impl Pool {
             if !self.context.children.has_leisure() {
                 return true;
             }
-            // Released while the start only waits, so that others can start.
+            // Released while the start only waits, so that other starts can proceed.
             let Ok(permit) = self.starts.clone().try_acquire_owned() else {
                 return true;
             };
             if kinds.values().map(|kind| kind.state.count()).sum::<usize>() >= room.most {
-                // The first of one server is more useful than the last of another.
+                // The first child of one server is more useful than the last of another.
                 let most = kinds.values_mut().map(|kind| &mut kind.state.ready);
                 match most
                     .max_by_key(|ready| ready.len())
@@ -558,8 +559,8 @@ impl Pool {
         let (spec, profile) = (kind.state.spec.clone(), kind.state.profile.clone());
         let (pool, off) = (self.clone(), kind.outdated.clone());
         self.context.tasks.spawn(async move {
-            // The fork parent comes first: the pool can wait for it, and a process that was started
-            // separately would not share its memory.
+            // The fork parent is started first: the pool can wait for it, and a process that was
+            // started separately would not share its memory.
             let parent = pool
                 .context
                 .children
@@ -591,7 +592,7 @@ impl Pool {
         (done, permit.expect("never closed"))
     }
 
-    /// Adds a child to the ready ones, unless its kind was removed.
+    /// Adds a child to the warm ones, unless its kind was removed.
     fn settle(self: &Arc<Self>, key: &Key, made: Result<Spare, NotMade>, began: Instant) {
         let now = Instant::now();
         let mut kinds = self.kinds.lock();
@@ -658,7 +659,7 @@ impl Pool {
             tenant: Tenant::bridge(),
             deadline: Instant::now() + NO_DEADLINE,
             listener: match spec.mode {
-                // The same as for the child of one call.
+                // The same listener as for the child of one call.
                 Mode::Stateless => Arc::new(|_| {}),
                 _ => (context.listener)(&spec.name),
             },
@@ -685,7 +686,7 @@ impl Pool {
                 counted: Some(context.metrics.pooled(&spec.name)),
             }),
         };
-        // A server that answers no ping cannot be distinguished from one that hangs.
+        // A server that does not answer pings cannot be distinguished from one that hangs.
         if spare.child().answers_ping(FIRST_PING).await {
             Ok(spare)
         } else {
@@ -694,21 +695,21 @@ impl Pool {
     }
 }
 
-// A ready child without a session, in an unclaimed folder.
+// A warm child without a session, in an unclaimed folder.
 
-/// A ready child. Dropped, it ends and its folder is deleted.
+/// A warm child. Dropping it ends the child and deletes its folder.
 pub struct Spare {
     context: Arc<Context>,
     made_of: MadeOf,
-    /// `None` once it was taken.
+    /// `None` after it was taken.
     parts: Option<SpareParts>,
 }
 
-/// A ready child that was taken.
+/// A warm child that was taken.
 pub struct SpareParts {
     /// The process.
     pub child: Child,
-    /// Its folder, and the bridge's right to it.
+    /// Its folder and lease.
     pub held: Held,
     /// Its permit among the stateful processes, if it counts as one.
     pub permit: Option<Permit>,
@@ -725,7 +726,7 @@ impl Spare {
         &self.parts().child
     }
 
-    /// The bridge's right to its folder.
+    /// The lease of its folder.
     pub fn lease(&self) -> &Lease {
         &self.parts().held.lease
     }
@@ -736,15 +737,15 @@ impl Spare {
         Ok(self.into_parts())
     }
 
-    /// All of it, after its folder was claimed.
+    /// The parts, after its folder was claimed.
     pub fn into_parts(mut self) -> SpareParts {
         let mut parts = self.parts.take().expect("once");
         parts.counted = None;
         parts
     }
 
-    /// Whether a caller may get it: it lives, answers, has sent no request without a caller, and a
-    /// start would now use the same files.
+    /// Whether a caller may get it: it runs, answers, has sent no request without a caller, and a
+    /// start would still use the same files.
     async fn is_usable(&self, spec: &Arc<ServerSpec>) -> bool {
         let child = self.child();
         child.is_alive()
@@ -757,7 +758,7 @@ impl Spare {
 
 impl Drop for Spare {
     fn drop(&mut self) {
-        // Without a runtime the bridge is about to end, and the drop of the child kills it.
+        // Without a runtime the bridge is about to end, and dropping the child kills it.
         if let Some(parts) = self.parts.take()
             && let Ok(runtime) = Handle::try_current()
         {
@@ -791,7 +792,7 @@ impl Context {
 /// The files that a child was started from.
 struct MadeOf {
     installed: Option<Arc<Resolved>>,
-    /// Unless pinned packages determine the code.
+    /// `None` if pinned packages determine the code.
     code: Option<Sources>,
 }
 
@@ -822,7 +823,7 @@ impl MadeOf {
         }
     }
 
-    /// The same, and the files have not changed.
+    /// Whether, in addition, the files have not changed.
     async fn holds(&self, context: &Arc<Context>, spec: &Arc<ServerSpec>) -> bool {
         if !self.is_current(context, spec) {
             return false;
@@ -855,7 +856,7 @@ mod demand_tests {
 
     const IDLE: Duration = Duration::from_secs(600);
 
-    /// What is wanted after so many arrivals, one each `every`.
+    /// The wanted number after this number of arrivals, one each `every`.
     fn after(arrivals: u32, every: Duration, start: Duration) -> usize {
         let mut now = Instant::now();
         let mut demand = Demand::new(now);

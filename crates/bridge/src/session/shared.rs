@@ -1,7 +1,7 @@
-//! The one child of each `shared` server, for all callers and concurrent calls.
+//! The child of each `shared` server, for all callers and concurrent calls.
 //!
-//! A process learns once what its callers can answer (elicitation, sampling, roots), so callers with
-//! the same capabilities share a child: one for all without any, and a few others.
+//! A process is initialized once with its callers' capabilities (elicitation, sampling, roots), so
+//! callers with the same capabilities share a child: one for all without any, and a few others.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
@@ -25,11 +25,11 @@ use crate::{
 
 /// A failed start is not repeated within this time: callers get the same error.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A start has its own time limit, not that of the first caller.
+/// A start has its own timeout, not that of the first caller.
 const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Children of one server for callers with different capabilities; further callers get the child for
-/// callers without any.
+/// Maximum number of children of one server for callers with different capabilities; further callers
+/// get the child for callers without any.
 const PROFILES: usize = 8;
 
 /// A server and the capabilities of its child's callers.
@@ -41,11 +41,11 @@ pub struct SharedChildren {
     store: Arc<ChatStore>,
     states: Mutex<HashMap<Key, ChildState>>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
-    /// Concurrent calls of one user, if the server's configuration sets no limit.
+    /// Maximum number of concurrent calls of one user, if the server's configuration sets no limit.
     per_user: usize,
-    /// Starts and ends, which no caller can interrupt: a shutdown waits for them.
+    /// Starts and ends, which callers cannot interrupt: a shutdown waits for them.
     tasks: TaskTracker,
-    /// No child is started any more, and calls are not waited for.
+    /// Cancelled when no more children are started and running calls are not waited for.
     stopping: CancellationToken,
 }
 
@@ -55,13 +55,13 @@ pub struct SharedChild {
     pub child: Child,
     /// Its own folder, from which nothing is published.
     pub job: Job,
-    /// For concurrent calls.
+    /// Permits for concurrent calls.
     permits: Permits,
     lease: Lease,
     version: SpecVersion,
 }
 
-/// The state of a server's child. Absent if there is none.
+/// The state of a server's child. Absent if there is no child.
 enum ChildState {
     Starting(Start),
     Running(Arc<SharedChild>),
@@ -77,7 +77,7 @@ struct Start {
 }
 
 impl SharedChildren {
-    /// None runs before one is requested.
+    /// Starts no child before one is requested.
     pub fn new(
         children: Arc<Children>,
         store: Arc<ChatStore>,
@@ -95,8 +95,8 @@ impl SharedChildren {
         }
     }
 
-    /// The server's child, started if none lives. A start continues for other callers if the caller
-    /// leaves, or its deadline passes.
+    /// The server's child, started if there is none. A start continues for other callers if the
+    /// caller leaves, or its deadline passes.
     pub async fn child(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
@@ -173,7 +173,7 @@ impl SharedChildren {
             }));
             started
         });
-        // The first caller gets the failure itself.
+        // The first caller gets the original error.
         let begun = start.map(|started| started.unwrap_or_else(|_| Err(called_off().into())));
         Ok(begun.boxed())
     }
@@ -256,7 +256,7 @@ impl SharedChildren {
         }
     }
 
-    /// Lends this child to no further call; it ends after its calls.
+    /// Lends this child to no further call; it ends after its current calls.
     pub fn forget(self: &Arc<Self>, gone: &Arc<SharedChild>) {
         let is_it = |_: &Key, state: &mut ChildState| matches!(state, ChildState::Running(shared) if Arc::ptr_eq(shared, gone));
         for (_, state) in self.states.lock().extract_if(is_it) {
@@ -272,7 +272,7 @@ impl SharedChildren {
         }
     }
 
-    /// Ends the children of servers that are gone or changed, after their calls. Does not wait.
+    /// Ends the children of removed or changed servers, after their calls. Does not wait.
     #[expect(
         clippy::unused_async,
         reason = "a reload awaits it, and may have to wait one day"

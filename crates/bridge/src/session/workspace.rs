@@ -1,4 +1,4 @@
-//! A workspace in use: its folder, its order of calls, its children, its files.
+//! A workspace in use: its folder, its queue of calls, its children, its files.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,11 +32,11 @@ use crate::{
 
 /// A chat's folder while it is used.
 pub struct Workspace {
-    /// Which one it is.
+    /// Its key.
     pub key: WorkspaceKey,
     /// Its folder.
     pub job: Job,
-    /// The bridge's right to it.
+    /// The lease of the folder.
     pub lease: Lease,
     /// Its files after the last call; held while they are read again.
     pub files: Arc<tokio::sync::Mutex<Snapshot>>,
@@ -45,13 +45,13 @@ pub struct Workspace {
     ending: Arc<tokio::sync::Mutex<()>>,
     slots: Mutex<HashMap<ServerName, Arc<Slot>>>,
     worked_before: Mutex<HashSet<String>>,
-    /// Servers whose child was replaced, until an answer says so.
+    /// Servers whose child was replaced, until an answer reports the loss.
     losses: Mutex<HashSet<ServerName>>,
     /// The message for which the chat's attached files were last checked.
     attached: Mutex<Option<Box<str>>>,
     /// When the lease was last confirmed.
     held_at: Mutex<BootTime>,
-    /// Another replica has taken the folder over: nothing more is written to it.
+    /// Whether another replica has taken the folder over: then nothing more is written to it.
     lost: AtomicBool,
 }
 
@@ -69,11 +69,11 @@ pub struct Slot {
 pub struct Session {
     /// The process.
     pub child: Child,
-    /// The server as it was when the child was started.
+    /// The server's configuration when the child was started.
     pub spec: Arc<ServerSpec>,
     /// The version of `spec`, for comparison after a reload.
     pub version: SpecVersion,
-    /// Counts against the limit on stateful processes, until the child has ended.
+    /// Its permit among the stateful processes, until the child has ended.
     permit: Mutex<Option<Permit>>,
     /// The tenant whose share it counts against.
     pub tenant: Tenant,
@@ -83,17 +83,17 @@ pub struct Session {
     last_used: Mutex<Instant>,
 }
 
-/// A call's turn in its workspace. Dropping it lets the next call begin.
+/// A call's turn in its workspace. Dropping it lets the next call run.
 #[expect(dead_code, reason = "held, not used")]
 pub enum Turn {
-    /// Alone.
+    /// Exclusive.
     Exclusive(OwnedRwLockWriteGuard<()>),
-    /// Together with other calls of servers that allow it: not with exclusive calls, and with one of
-    /// the server's `concurrency`.
+    /// Concurrent with other calls of servers that allow it, within the server's `concurrency`, but
+    /// not with exclusive calls.
     Concurrent(OwnedRwLockReadGuard<()>, OwnedSemaphorePermit),
 }
 
-/// The end of a session. Dropping it lets the next turn begin.
+/// Guard for the end of a session. Dropping it lets the next turn begin.
 pub struct Ending(#[expect(dead_code, reason = "held, not used")] OwnedMutexGuard<()>);
 
 impl Workspace {
@@ -127,7 +127,7 @@ impl Workspace {
         *self.held_at.lock()
     }
 
-    /// The lease was confirmed at that time.
+    /// Records that the lease was confirmed at that time.
     pub fn seen_held(&self, at: BootTime) {
         let mut held_at = self.held_at.lock();
         *held_at = (*held_at).max(at);
@@ -138,12 +138,12 @@ impl Workspace {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Records that; `false` if it was known.
+    /// Records that the lease is lost; `false` if this was known.
     pub(super) fn lose(&self) -> bool {
         !self.lost.swap(true, Ordering::Relaxed)
     }
 
-    /// Waits for the turn of a call to `spec`: alone, unless its `concurrency` says otherwise.
+    /// Waits for the turn of a call to `spec`: exclusive, unless its `concurrency` allows more calls.
     pub async fn turn(&self, spec: &ServerSpec) -> Turn {
         if spec.concurrency.map_or(1, NonZeroUsize::get) == 1 {
             return self.turn_alone().await;
@@ -155,7 +155,7 @@ impl Workspace {
         turn
     }
 
-    /// Waits for a turn alone.
+    /// Waits for an exclusive turn.
     pub async fn turn_alone(&self) -> Turn {
         let turn = Turn::Exclusive(self.order.clone().write_owned().await);
         drop(self.ending.lock().await);
@@ -169,8 +169,8 @@ impl Workspace {
         Some(Turn::Exclusive(order))
     }
 
-    /// For the end of a session by a caller with a turn: the next turn waits until this is dropped,
-    /// even if the caller releases its own earlier.
+    /// For the end of a session by a caller with a turn: the next turn waits until this guard is
+    /// dropped, even if the caller releases its own turn earlier.
     pub async fn ending(&self) -> Ending {
         Ending(self.ending.clone().lock_owned().await)
     }
@@ -205,7 +205,7 @@ impl Workspace {
         self.unbind_if(session, |_| true)
     }
 
-    /// Unbinds a child that no call uses: no other call gets it any more.
+    /// Unbinds a child that no call uses, so that no other call gets it.
     pub fn unbind_idle(&self, session: &Arc<Session>) -> bool {
         self.unbind_if(session, |session| session.in_flight() == 0)
     }
@@ -230,7 +230,7 @@ impl Workspace {
         }
     }
 
-    /// Whether the server's state in memory was lost, and no answer has reported it yet.
+    /// Whether the server's memory was lost, and no answer has reported it yet.
     pub fn has_loss(&self, server: &ServerName) -> bool {
         self.losses.lock().contains(server)
     }
@@ -251,7 +251,7 @@ impl Workspace {
 }
 
 impl Slot {
-    /// The children, as they are now.
+    /// The current children.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
         self.sessions.lock().clone()
     }
@@ -282,7 +282,7 @@ impl Slot {
 /// The children that may serve a call, and which of them does.
 fn fitting(bound: &[Arc<Session>], spec: &ServerSpec) -> (Vec<Arc<Session>>, Option<usize>) {
     let version = spec.version();
-    // Those of an older config end with their calls.
+    // Children of an older config end with their calls.
     let fits = |session: &&Arc<Session>| session.version == version && session.child.is_alive();
     let sessions: Vec<_> = bound.iter().filter(fits).cloned().collect();
     let busy: Vec<_> = sessions.iter().map(|session| session.in_flight()).collect();
@@ -290,7 +290,8 @@ fn fitting(bound: &[Arc<Session>], spec: &ServerSpec) -> (Vec<Arc<Session>>, Opt
     (sessions, chosen)
 }
 
-/// Which of the children, by the calls that each has, serves one more; `None` starts another.
+/// The index of the child that serves one more call, given the number of calls of each; `None` starts
+/// another.
 fn choose(busy: &[usize], most: usize) -> Option<usize> {
     let least = (0..busy.len()).min_by_key(|index| busy[*index])?;
     (busy[least] == 0 || busy.len() >= most).then_some(least)
@@ -318,12 +319,12 @@ impl Session {
         }
     }
 
-    /// Its permit among the live children, once.
+    /// Takes its permit among the stateful children; `None` after the first time.
     pub fn give_up_permit(&self) -> Option<Permit> {
         self.permit.lock().take()
     }
 
-    /// Begins a use; the idle clock stops until it is dropped.
+    /// Begins a use; the idle time starts again when the result is dropped.
     fn lend(self: &Arc<Self>, class: Class) -> Lent {
         let mut kept = self.class.lock();
         *kept = (*kept).max(class);
@@ -331,7 +332,7 @@ impl Session {
         Lent(self.clone())
     }
 
-    /// Calls that use it now.
+    /// The number of calls that use it now.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -341,7 +342,7 @@ impl Session {
         matches!(self.spec.transport, Transport::Remote(_))
     }
 
-    /// What kind of caller it serves.
+    /// The class of its caller.
     pub fn class(&self) -> Class {
         *self.class.lock()
     }
@@ -378,8 +379,8 @@ impl Drop for Lent {
     }
 }
 
-/// A workspace that was opened for a call, until the call takes it. Otherwise its drop is reported to
-/// the clean-up.
+/// A workspace that was opened for a call, until the call takes it. If it is dropped before, the
+/// clean-up is notified.
 pub struct OpenWorkspace {
     workspace: Option<Arc<Workspace>>,
     sessions: Arc<Sessions>,
@@ -412,9 +413,9 @@ impl Drop for OpenWorkspace {
 /// The kinds of sessions, in the order in which they are ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// Of a caller without a chat, which may not call again.
+    /// A session of a caller without a chat, which may not call again.
     OneCall,
-    /// Of a chat, or of a session that the caller named.
+    /// A session of a chat, or one named by the caller.
     Lasting,
 }
 
