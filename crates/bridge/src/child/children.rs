@@ -1,4 +1,4 @@
-//! Starts of children: a permit among the starts, a process or a remote session, initialisation.
+//! Starts children: a permit among the starts, a process or a remote session, initialization.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -48,36 +48,36 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// The longest time that a cold start holds its permit among the concurrent starts.
+/// Maximum time that a cold start holds its permit among the concurrent starts.
 const START_PERMIT_WAIT: Duration = Duration::from_secs(10);
 
 /// A start that used no processor time for this long releases its permit: it waits for something,
 /// and servers that hang must not prevent other starts.
 const IDLE_START: Duration = Duration::from_millis(250);
 
-/// News that may wait for a slow receiver, which loses the oldest.
+/// Capacity of the channel of notifications; a slow receiver loses the oldest.
 const NEWS: usize = 256;
 
-/// The time for one connection to a remote server.
+/// Timeout of one connection to a remote server.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A remote server may be silent for the time of a call, plus the time for an answer of its caller,
-/// plus this.
+/// The timeout of a remote server is that of a call, plus that of its caller's input, plus this.
 const SPARE: Duration = Duration::from_secs(60);
 
-/// A start whose process does not exist yet releases its permit after this: its fork parent or a
+/// A start whose process does not exist after this time releases its permit: its fork parent or a
 /// mount does not respond.
 const LAUNCH: Duration = Duration::from_secs(5);
 
 /// Finds the input schema of a server's tool.
 type Schemas = Arc<dyn Fn(&ServerName, &str) -> Option<RawJson> + Send + Sync>;
 
-/// Ends an idle session because the system has no room for a start of this tenant, and why; `false`
-/// if none is idle.
+/// Ends an idle session because the system has no room for a start of this tenant; the text is the
+/// reason. `false` if none is idle.
 type MakeRoom =
     Arc<dyn Fn(Tenant, String) -> futures_util::future::BoxFuture<'static, bool> + Send + Sync>;
 
-/// What a start holds while it is active: one of the permits that all share, or one of the pool's.
+/// The permit that a start holds while it is active: one of those that all share, or one of the
+/// pool's.
 type StartPermit = Either<Permit, OwnedSemaphorePermit>;
 
 /// A process or session, its stdin and its stdout.
@@ -116,7 +116,7 @@ pub struct Children {
     modern_only: Mutex<HashSet<SpecVersion>>,
 }
 
-/// The spellings of a child's folder, and its short name, which is held while the child lives.
+/// The spellings of a child's folder, and its short name, which exists while the child lives.
 struct Folder {
     paths: JobFolderPaths,
     short: Option<Arc<ShortName>>,
@@ -124,7 +124,7 @@ struct Folder {
 
 impl Children {
     /// Starts no child before one is requested. Records the limit on open files, which children get,
-    /// and the existing processes below the bridge, which are left alone.
+    /// and the processes that already exist below the bridge, which are not ended.
     pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
         let starts = Permits::new(settings.max_starts, Share::all());
         let supervisors = Supervisors::new();
@@ -151,7 +151,7 @@ impl Children {
         }
     }
 
-    /// How each server is started: as written, or from its environment.
+    /// How each server is started: as written in the server file, or from its environment.
     pub fn launches(&self) -> &Launches {
         &self.launches
     }
@@ -177,8 +177,8 @@ impl Children {
         let _ = self.schemas.set(schemas);
     }
 
-    /// If the system has no room for another process, idle ones make room. Set once, after
-    /// construction: the sessions need children themselves.
+    /// If the system has no room for another process, idle ones are ended by this callback. Set once,
+    /// after construction: the sessions need children themselves.
     pub fn make_room_by(&self, make_room: MakeRoom) {
         let _ = self.room_makers.set(make_room);
     }
@@ -188,14 +188,14 @@ impl Children {
         self.supervisors.sweep().await;
     }
 
-    /// Sets how long this process has the right to run children: at that time they are killed, so
-    /// that another bridge can take over their folders, unless a later time is set before. With
-    /// `None` no other bridge may.
+    /// Sets the time until which this process may run children: at that time they are killed, so that
+    /// another bridge can take over their folders, unless a later time is set before. With `None` no
+    /// other bridge may take over.
     pub fn leash(&self, until: Option<BootTime>) {
         self.supervisors.leash(until);
     }
 
-    /// Whether that right has an end: other bridges may take over.
+    /// Whether that time is limited, because other bridges may take over.
     pub fn is_leashed(&self) -> bool {
         self.supervisors.is_leashed()
     }
@@ -206,7 +206,7 @@ impl Children {
         signal_descendants(Signal::CONT);
     }
 
-    /// Waits until no child is left. Those that are no longer held are ending already.
+    /// Waits until no child is left. Children without an owner are already ending.
     pub async fn none_left(&self) {
         self.remotes.close();
         self.forks.close().await;
@@ -219,14 +219,14 @@ impl Children {
         self.settings.kill_grace
     }
 
-    /// A child that has answered `initialize`. On any failure nothing of it is left running; if the
-    /// future is dropped, the child is killed.
+    /// A child that has answered `initialize`. On any failure none of its processes is left running;
+    /// if the future is dropped, the child is killed.
     pub async fn ready(&self, request: ChildRequest) -> Result<Child, ChildError> {
         self.ready_unless(request, &CancellationToken::new()).await
     }
 
-    /// As [`Children::ready`], but gives up once `stop` is cancelled, and returns when nothing of
-    /// the child is left.
+    /// As [`Children::ready`], but stops when `stop` is cancelled, and returns after the child and
+    /// its processes have ended.
     pub async fn ready_unless(
         &self,
         request: ChildRequest,
@@ -269,8 +269,8 @@ impl Children {
     }
 
     /// As [`Children::ready_unless`], without a caller that waits: it takes no permit among the
-    /// starts, so that no other start ever waits for it. It holds `permit`, one of its caller's own,
-    /// like a start holds one.
+    /// starts, so that it delays no other start. It holds `permit`, provided by its caller, as a
+    /// start holds one.
     pub async fn ready_aside(
         &self,
         request: ChildRequest,
@@ -295,7 +295,7 @@ impl Children {
     ) -> Result<Child, ChildError> {
         let spec = request.spec.clone();
         let deadline = request.deadline;
-        // A start that its caller gave up is no evidence about the server.
+        // A start that its caller abandoned says nothing about the server.
         let given_up = || stop.is_cancelled() || Instant::now() >= deadline;
         let is_local = matches!(spec.transport, Transport::Stdio(_));
         let resolved = self.resolved(&request, stop).await;
@@ -308,7 +308,8 @@ impl Children {
             permit => permit,
         };
         let (launched, pid) = oneshot::channel();
-        // Held until ready, but neither forever nor longer than the caller waits.
+        // Held until the child is ready, but for a limited time, and not longer than the caller
+        // waits.
         let permit = permit.map(|permit| AbortOnDropHandle::new(tokio::spawn(hold(permit, pid))));
         let began = Instant::now();
         let folder = self.folder(&request).await;
@@ -329,8 +330,8 @@ impl Children {
     }
 
     /// The installed environment that a local process is started from, if there is one. The packages
-    /// of a locked server may still be on their way: that is waited for before a permit among the
-    /// starts is taken, which others can use meanwhile.
+    /// of a locked server may still be installing: this waits for them before it takes a permit among
+    /// the starts, which others can use meanwhile.
     async fn resolved(
         &self,
         request: &ChildRequest,
@@ -344,7 +345,7 @@ impl Children {
             return Err(stopped());
         };
         let found = found.map_err(|why| ChildError::not_started(why.to_string()))?;
-        // An environment that was changed meanwhile is left to the launcher.
+        // If an environment was modified, the launcher is used instead.
         Ok(found.filter(|found| found.locked || found.holds()))
     }
 
@@ -362,8 +363,8 @@ impl Children {
         Folder { paths, short }
     }
 
-    /// The profile for a server's children: the wanted one, unless the server is known not to
-    /// support its form of the protocol.
+    /// The profile for a server's children: `wanted`, unless the server is known not to support its
+    /// form of the protocol.
     pub fn spoken(&self, spec: &ServerSpec, wanted: Profile) -> Profile {
         if self.modern_only.lock().contains(&spec.version()) {
             Profile::modern()
@@ -372,7 +373,7 @@ impl Children {
         }
     }
 
-    /// Uses the form of 2026-07-28 for the server's children from now on.
+    /// Sets that the server's children use the form of 2026-07-28 from now on.
     pub fn speaks_modern_only(&self, spec: &ServerSpec) {
         tracing::debug!(server = %spec.name, "server supports only revision 2026-07-28");
         self.modern_only.lock().insert(spec.version());
@@ -394,7 +395,7 @@ impl Children {
         }
     }
 
-    /// When a start that begins now has to be over.
+    /// The time at which a start that begins now must have finished.
     fn until(&self, request: &ChildRequest) -> Instant {
         let longest = Instant::now() + self.settings.start_timeout;
         request.deadline.min(longest)
@@ -420,8 +421,8 @@ impl Children {
                 let _ = launched.send(local.0.pid().unwrap_or_default());
                 local
             }
-            // It uses no resources of this machine that concurrent starts compete for, so it has no
-            // permit among them.
+            // A remote session uses no resources of this machine that concurrent starts compete for,
+            // so it has no permit among them.
             Transport::Remote(remote) => self.remote(remote, &request).await?,
         };
         let limit = self.settings.max_message;
@@ -453,7 +454,7 @@ impl Children {
                 return Ok(child.into_child(hello, listener));
             }
             Some(Ok(Ok(Err(refused)))) => {
-                // Another program may have this name now.
+                // The name may now belong to another program.
                 self.modern_only.lock().remove(&request.spec.version());
                 match refused.error().and_then(|raw| child.body.failed(raw)) {
                     Some(failed) => ChildError::not_started(failed.why),
@@ -574,14 +575,14 @@ impl Children {
     }
 }
 
-/// Messages of a shared child that belong to no request may be about any caller: only those for all
+/// Messages of a shared child that belong to no request may concern any caller: only those for all
 /// callers are forwarded. Late progress contains an internal number.
 fn with_news(listener: Listener, news: broadcast::Sender<Said>, mode: Mode) -> Listener {
     Arc::new(move |said| {
         listener(said);
         let of_one_caller = mode != Mode::Shared && &*said.method != method::PROGRESS;
         if of_one_caller || is_news(&said.method) {
-            // It may have no receiver.
+            // Sending fails if there are no receivers.
             let _ = news.send(said.clone());
         }
     })
@@ -613,13 +614,13 @@ async fn hold(permit: StartPermit, pid: oneshot::Receiver<u32>) {
     drop(permit);
 }
 
-// Processes that are forked.
+// Forked processes.
 
-/// A fork takes milliseconds: if it takes longer, the parent does not run.
+/// Timeout of a fork: it takes milliseconds, and if it takes longer, the parent does not run.
 const LONGEST_FORK: Duration = Duration::from_secs(10);
 
 impl Children {
-    /// How processes of this server are started; starts a fork parent if there may be one.
+    /// How processes of this server are started; starts a fork parent if one is allowed.
     pub async fn forking(&self, spec: &Arc<ServerSpec>, until: Instant) -> Forking {
         let Transport::Stdio(command) = &spec.transport else {
             return Forking::NotYet;
@@ -645,7 +646,7 @@ impl Children {
         }
     }
 
-    /// Starts the fork parent of this server, if there may be one, and waits for it.
+    /// Starts the fork parent of this server, if one is allowed, and waits for it.
     pub async fn prepare(&self, spec: &Arc<ServerSpec>, until: Instant) {
         if self.forks.is_undecided(spec) {
             self.forking(spec, until).await;
@@ -676,7 +677,7 @@ impl Children {
         Some((parent, plan.argv))
     }
 
-    /// A process that cannot be forked is started separately, as are later ones for a while.
+    /// A process that cannot be forked is started separately, as are further ones for a while.
     async fn forked(
         &self,
         spec: &ServerSpec,
@@ -684,7 +685,7 @@ impl Children {
         launch: &Launch,
         until: Instant,
     ) -> Option<(Process, Pipes)> {
-        // If the parent is stopped, enough time must be left to start the process separately.
+        // If the parent is stopped, enough time must remain to start the process separately.
         let now = Instant::now();
         let patience = (until.saturating_duration_since(now) / 4).min(LONGEST_FORK);
         let forked = parent
@@ -693,7 +694,7 @@ impl Children {
             .await;
         forked
             .inspect_err(|error| {
-                // A lack of room is not caused by the parent.
+                // The parent does not cause a lack of room.
                 if !error.is_lack_of_room() {
                     self.forks.give_up(spec, parent, &error.brief());
                 }
@@ -710,7 +711,7 @@ impl Children {
         let job = self.scratch()?;
         let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
         let plan = Plan::new(&command, Some(found)).map_err(std::io::Error::other)?;
-        // The long path contains the text by which modules are found that keep it.
+        // The long path contains the text that identifies modules which store it.
         let tmp = job.job.tmp();
         let launch = self.launch(command, Some(found), &job.job, &tmp);
         Ok(Wanted {
@@ -728,14 +729,14 @@ impl Children {
     }
 }
 
-// Recent failed starts, for `/health`: the catalogue knows what a server offered at an earlier time,
-// not whether a process of it can be started now.
+// Recent failed starts, for `/health`: the catalogue knows the lists that a server had earlier, not
+// whether a process of it can be started now.
 
-/// How long a failed start counts for the whole machine: there may be no later start that would end
-/// the state.
+/// How long a failed start counts for the whole machine: a later start that would end the state is
+/// not guaranteed.
 const SHORT: Duration = Duration::from_secs(30);
 
-/// By server, and for the machine.
+/// Failures by server, and for the machine.
 #[derive(Default)]
 pub struct FailedStarts(Mutex<Failed>);
 
@@ -746,9 +747,9 @@ struct Failed {
 }
 
 impl FailedStarts {
-    /// Records the result of a start. A start that was given up is no evidence, and a process that
-    /// rejects a revision of the protocol has started: each `shared` server is asked for the newest
-    /// once.
+    /// Records the result of a start. An abandoned start says nothing about the server, and a process
+    /// that rejects a revision of the protocol has started: each `shared` server is asked for the
+    /// newest one once.
     pub fn note<T>(&self, spec: &ServerSpec, started: &Result<T, ChildError>) {
         let mut failed = self.0.lock();
         match started {
@@ -769,14 +770,14 @@ impl FailedStarts {
         }
     }
 
-    /// Why the last start of this server failed.
+    /// The error of the last start of this server, if it failed.
     pub fn last_of(&self, spec: &ServerSpec) -> Option<Arc<str>> {
         let failed = self.0.lock();
         let (version, why) = failed.servers.get(&spec.name)?;
         (*version == spec.version()).then(|| why.clone())
     }
 
-    /// Why recently no process could be started, of any server.
+    /// The error of recent starts, if no process of any server could be started.
     pub fn shortage(&self) -> Option<Arc<str>> {
         let failed = self.0.lock();
         let (at, why) = failed.short.as_ref()?;

@@ -25,11 +25,10 @@ use crate::{
     config::{Mode, ServerSpec, SpecVersion, Transport},
 };
 
-/// An unused parent ends after this time; and two starts within this time are sufficient reason for
-/// a parent.
+/// An unused parent ends after this time. Two starts within this time justify a parent.
 const IDLE: Duration = Duration::from_secs(900);
 
-/// The first delay after a parent was lost.
+/// The delay after the first loss of a parent.
 const PAUSE: Duration = Duration::from_secs(5);
 
 type Key = prepared::Key<()>;
@@ -43,7 +42,7 @@ pub struct ForkServers {
 struct ParentState {
     /// The environment of the parent; `None` if there can be no parent.
     found: Option<Arc<Resolved>>,
-    /// The server file requires it.
+    /// Whether the server file requires it.
     asked: bool,
     parent: watch::Sender<ForkState>,
 }
@@ -53,7 +52,7 @@ fn key(spec: &ServerSpec) -> Key {
 }
 
 impl ForkServers {
-    /// No parent is started before one is needed.
+    /// Starts no parent before one is needed.
     pub fn new(means: Means) -> Self {
         Self {
             means,
@@ -61,7 +60,7 @@ impl ForkServers {
         }
     }
 
-    /// Why processes of this server are never forked; `None` if they may be.
+    /// Why processes of this server are never forked; `None` if they can be.
     pub fn refuses(spec: &ServerSpec, found: Option<&Resolved>) -> Option<&'static str> {
         if let Transport::Stdio(command) = &spec.transport
             && command.asks_for_user()
@@ -85,8 +84,8 @@ impl ForkServers {
         }
     }
 
-    /// The parent to fork from, if there is one. Otherwise one is started with what `want` returns,
-    /// if it is worthwhile; the caller does not wait for it.
+    /// The parent to fork from, if there is one. Otherwise, if it is worthwhile, one is started with
+    /// the result of `want`; the caller does not wait for it.
     pub fn parent(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
@@ -156,12 +155,12 @@ impl ForkServers {
         self.prepared.lock().entry(key(spec)).or_insert(entry);
     }
 
-    /// The sources have changed: the next start creates another parent.
+    /// Records that the sources have changed: the next start creates another parent.
     pub fn forget(&self, spec: &ServerSpec) {
         self.prepared.lock().remove(&key(spec));
     }
 
-    /// How processes of this server are started, as soon as that is known.
+    /// How processes of this server are started, once that is decided.
     pub async fn settled(&self, spec: &ServerSpec, until: Instant) -> Forking {
         let parent = {
             let entries = self.prepared.lock();
@@ -188,7 +187,7 @@ impl ForkServers {
             .is_none_or(|entry| forking(entry) == Forking::NotYet)
     }
 
-    /// Servers that should be forked, and are not.
+    /// Warnings about servers that should be forked but are not.
     pub fn warnings(&self) -> Vec<String> {
         let entries = self.prepared.lock();
         let asked = entries.iter().filter(|(_, entry)| entry.state.asked);
@@ -201,7 +200,7 @@ impl ForkServers {
         asked.filter_map(warning).collect()
     }
 
-    /// A process could not be forked from this parent: it is not used again.
+    /// Stops using this parent, because a process could not be forked from it.
     pub fn give_up(&self, spec: &ServerSpec, parent: &Arc<Ready>, why: &str) {
         self.retire(&key(spec), parent, Some(why));
     }
@@ -222,7 +221,7 @@ impl ForkServers {
         }
     }
 
-    /// Ends the parents of servers that are gone or changed, but no process that was forked from them.
+    /// Ends the parents of removed or changed servers, but no process that was forked from them.
     pub fn follow(&self, current: impl Fn(&ServerName) -> Option<SpecVersion>) {
         self.prepared.follow(current);
     }
@@ -303,7 +302,7 @@ pub enum Forking {
     },
     /// Started separately, for this reason.
     Starts(Arc<str>),
-    /// Started separately, because there was no need for a parent yet.
+    /// Started separately, because no parent was needed yet.
     NotYet,
 }
 
@@ -313,11 +312,11 @@ enum ForkState {
     None,
     Starting,
     Ready(Arc<Ready>),
-    /// For this reason; whether a parent is tried again later.
+    /// Processes are started separately, for this reason; whether a parent is tried again later.
     Exec(Arc<str>, bool),
 }
 
-/// A parent to fork from, and its sources when it was started.
+/// A parent to fork from, and the state of its sources when it was started.
 pub struct Ready {
     pub parent: Parent,
     pub sources: Sources,
@@ -337,7 +336,7 @@ impl ForkState {
     }
 }
 
-/// What a parent is started with.
+/// The arguments of a parent's start.
 pub struct Wanted {
     pub spec: Arc<ServerSpec>,
     pub found: Arc<Resolved>,

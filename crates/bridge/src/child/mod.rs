@@ -1,5 +1,5 @@
 //! Child processes: a ready child for a server, workspace, profile and deadline. [`bridge_process`]
-//! runs them; this module decides which one is started when, and records each server's starts.
+//! runs them; this module decides which child is started when, and records each server's starts.
 
 mod children;
 mod fork;
@@ -20,13 +20,13 @@ pub use prepared::{Entry, Key, Prepared};
 /// A request for a ready child.
 #[derive(Clone)]
 pub struct ChildRequest {
-    /// The server, and so its version.
+    /// The server and its version.
     pub spec: Arc<ServerSpec>,
     /// Its folder.
     pub job: Job,
     /// The form of the protocol to use.
     pub profile: Profile,
-    /// The values of the user, if the caller is one.
+    /// The values of the user, if the caller is a user.
     pub user: UserValues,
     /// The tenant whose share its start counts against.
     pub tenant: Tenant,
@@ -36,21 +36,21 @@ pub struct ChildRequest {
     pub listener: Listener,
 }
 
-/// Limits and places that all children share.
+/// Limits and folders that all children share.
 #[derive(Debug, Clone)]
 pub struct ChildSettings {
     /// Launcher caches.
     pub tools_dir: PathBuf,
-    /// For folders that are deleted with this process.
+    /// Folder for temporary folders, deleted with this process.
     pub scratch: PathBuf,
-    /// Bounds a start, handshake included.
+    /// Timeout of a start, including the handshake.
     pub start_timeout: Duration,
-    /// Bytes of one message from a child.
+    /// Maximum size of one message from a child, in bytes.
     pub max_message: usize,
-    /// Concurrent cold starts.
+    /// Maximum number of concurrent cold starts.
     pub max_starts: usize,
-    /// How long a caller may take to answer a child's request.
+    /// Timeout of a caller's answer to a child's request for input.
     pub input_timeout: Duration,
-    /// Between SIGTERM and SIGKILL.
+    /// Delay between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
 }

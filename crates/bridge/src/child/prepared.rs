@@ -1,6 +1,6 @@
-//! What fork parents ([`super::fork`]) and warm processes ([`crate::session`]) have in common: both are
-//! prepared before a call needs them, for one version of a server, by tasks that end when that
-//! version does, and after failures with increasing delays.
+//! The common part of fork parents ([`super::fork`]) and warm processes ([`crate::session`]): both are
+//! prepared before a call needs them, for one version of a server, by tasks that end with that version,
+//! and after failures with increasing delays.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
 
@@ -11,28 +11,28 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::config::SpecVersion;
 
-/// The longest delay after failures.
+/// Maximum delay after failures.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// A version of a server, and what else distinguishes its entries.
+/// A version of a server, and a further property that distinguishes its entries.
 pub type Key<P> = (ServerName, SpecVersion, P);
 
-/// What is prepared.
+/// The table of prepared items.
 pub struct Prepared<P, T> {
     entries: Mutex<HashMap<Key<P>, Entry<T>>>,
-    /// The tasks that prepare and end it: a shutdown waits for them.
+    /// The tasks that prepare and end the items: a shutdown waits for them.
     pub tasks: TaskTracker,
-    /// Cancelled when nothing more is prepared.
+    /// Cancelled when no more items are prepared.
     pub stopping: CancellationToken,
 }
 
-/// What is prepared for one key. Dropping it cancels its tasks.
+/// The prepared items of one key. Dropping it cancels its tasks.
 pub struct Entry<T> {
-    /// What the owner knows of it.
+    /// The owner's state.
     pub state: T,
-    /// When a call last asked for it.
+    /// When a call last requested it.
     pub last: Instant,
-    /// Nothing is prepared before this time.
+    /// No item is prepared before this time.
     pub not_before: Instant,
     /// Cancels the tasks of this entry.
     pub outdated: CancellationToken,
@@ -53,7 +53,7 @@ impl<T> Entry<T> {
         self.failures += 1;
     }
 
-    /// Ends a row of failures.
+    /// Resets the count of failures.
     pub fn succeeded(&mut self) {
         self.failures = 0;
     }
@@ -70,7 +70,7 @@ impl<P, T> Default for Prepared<P, T> {
 }
 
 impl<P: Eq + Hash, T> Prepared<P, T> {
-    /// A new entry, which is not in the table yet.
+    /// A new entry, which must still be added to the table.
     pub fn entry(&self, state: T) -> Entry<T> {
         let now = Instant::now();
         Entry {
@@ -87,12 +87,12 @@ impl<P: Eq + Hash, T> Prepared<P, T> {
         self.entries.lock()
     }
 
-    /// Removes the entries of servers that are gone or changed.
+    /// Removes the entries of removed or changed servers.
     pub fn follow(&self, current: impl Fn(&ServerName) -> Option<SpecVersion>) {
         let is_outdated =
             |(name, version, _): &Key<P>, _: &mut Entry<T>| current(name) != Some(*version);
         let outdated: Vec<_> = self.lock().extract_if(is_outdated).collect();
-        // Not under the lock: what is prepared may end when it is dropped.
+        // Dropped without the lock, because the items may end on drop.
         drop(outdated);
     }
 
@@ -103,7 +103,7 @@ impl<P: Eq + Hash, T> Prepared<P, T> {
         drop(entries);
     }
 
-    /// The same, and waits until nothing of them is left.
+    /// The same, and waits until all items have ended.
     pub async fn end_all(&self) {
         self.stop();
         self.tasks.close();

@@ -4,8 +4,8 @@
 //! (none) ──call──▶ Starting ──ready──▶ Busy ⇄ Idle ──idle, LRU, reload, shutdown──▶ Ending ──▶ (none)
 //!                      └── failed ──▶ (none) ◀── died, timed out ──┘
 //! ```
-//! After the end of a session, the next call in its chat starts another one in the same folder. The
-//! chat's turn is the only lock that is held during a start.
+//! After the end of a session, the next call in its chat starts another one in the same folder. During a
+//! start only the chat's own locks are held, which order its calls.
 
 mod end;
 mod open;
