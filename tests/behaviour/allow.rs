@@ -1,11 +1,11 @@
-//! Who may use which server: the same on every surface, and no hint of what is hidden.
+//! Access to servers: the same at every endpoint, and without a hint of hidden servers.
 
 use crate::support::{
     ALL, Builder, Client, Mcp, Reply, TestBridge, echo, eventually, servers, vars, with,
 };
 use serde_json::{Value, json};
 
-/// Of the two keys, one is Open WebUI's, which names users, and one a program's, which does not.
+/// Two keys: Open WebUI's, whose requests name users, and a program's, whose requests do not.
 const KEYS: &str = "openwebui:front,robot:steel";
 const SECRET: &str = "a secret of at least thirty-two bytes";
 
@@ -21,7 +21,7 @@ fn sales() -> Value {
            "keys": ["robot"]})
 }
 
-/// As Open WebUI sends it for this user.
+/// A client that sends the headers of Open WebUI for this user.
 fn user(bridge: &TestBridge, id: &str) -> Client {
     bridge.chat(id, "c1").bearer("front")
 }
@@ -32,7 +32,7 @@ fn hello() -> String {
     json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}).to_string()
 }
 
-/// Every way to ask for something of a server.
+/// Requests of every kind for a server.
 fn everything(client: &Client, server: &str) -> Vec<(String, Reply)> {
     let stream = client
         .clone()
@@ -76,7 +76,7 @@ fn everything(client: &Client, server: &str) -> Vec<(String, Reply)> {
     all.into_iter().map(named).collect()
 }
 
-/// What of an answer may tell servers apart.
+/// The parts of an answer that could reveal whether a server exists.
 fn shown(reply: &Reply, server: &str) -> (u16, String, Vec<String>) {
     let headers = reply.headers.iter();
     let told = headers.filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
@@ -98,7 +98,7 @@ fn for_others_there_is_no_such_server_on_any_surface() {
         bridge.client(),
     ];
     for (who, other) in strangers.iter().enumerate() {
-        // Without a key nobody comes as far as the server's name, but to documents.
+        // Without a key only requests for documents get as far as the server's name.
         for ((what, hidden), (_, none)) in everything_of(other, "team", who)
             .into_iter()
             .zip(everything_of(other, "none", who))
@@ -118,12 +118,12 @@ fn for_others_there_is_no_such_server_on_any_surface() {
         }
         assert_eq!(other.get("/metrics").status, 401);
     }
-    // Somebody else's session is none, even with its id.
+    // Another user's session does not exist for bob, even with its id.
     let session = ann.session.take().expect("a session");
     let thief = user(&bridge, "bob").header("Mcp-Session-Id", &session);
     assert_eq!(thief.request("DELETE", "/mcp/team").status, 404);
     assert_eq!(bridge.children().len(), 2, "ann's, and its supervisor");
-    // The operator sees why.
+    // The operator can see the reason.
     bridge.wait_for_log("not_allowed");
 }
 
@@ -189,7 +189,7 @@ fn each_list_admits_by_itself() {
         (groups(r#"["sales""#), 400),
         (groups("sales").header("X-OpenWebUI-User-Groups", "x"), 400),
         (anybody().header("X-OpenWebUI-User-Role", "user"), 404),
-        // Whoever speaks for a user has the user's rights, and not the key's.
+        // A request for a user has the user's rights, and not the key's.
         (bridge.client().bearer("steel").as_user("x-id"), 404),
     ] {
         let reply = client.call("team", "echo", json!({"text": "hi"}));
@@ -208,7 +208,7 @@ fn each_list_admits_by_itself() {
 fn a_key_that_names_no_user_reads_what_there_is_and_calls_nothing() {
     let bridge = builder(&sales()).start();
     let openwebui = bridge.client().bearer("front");
-    // As Open WebUI registers a connection, and fetches the document in each turn.
+    // Open WebUI registers a connection and fetches the document in each turn with such requests.
     for path in ["/team/openapi.json", "/mcpo/team/docs"] {
         assert_eq!(openwebui.get(path).status, 200, "{path}");
     }
@@ -261,7 +261,7 @@ fn groups_are_believed_of_a_key_and_of_nobody_else() {
     };
     let keyed = settings("front:k");
     assert_eq!((call(&keyed, "k"), call(&keyed, "")), (200, 401));
-    // Plain headers say nothing where tokens do, and a key alone is no user.
+    // Plain headers are ignored if tokens are configured, and a key alone is no user.
     let plain = keyed.client().bearer("k").as_user("x-id");
     let plain = plain.header("X-OpenWebUI-User-Groups", "sales");
     assert_eq!(plain.call("team", "echo", json!({"text": "x"})).status, 200);

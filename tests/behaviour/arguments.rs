@@ -1,4 +1,4 @@
-//! What checking arguments may cost, and the forms in which addresses and bodies are taken.
+//! The cost of checking arguments, and the accepted forms of addresses and bodies.
 
 use std::{fs, path::Path};
 
@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use crate::support::{ALL, Client, Mcp, TestBridge, echo, fixture, servers, with};
 
-/// A server with the tools of a file, each of which answers its arguments.
+/// A server with the tools of a file; each tool returns its arguments.
 fn zoo(folder: &Path, tools: &Value) -> Value {
     let file = folder.join("tools.json");
     fs::write(&file, tools.to_string()).expect("the tools are written");
     json!({"command": "python3", "args": [fixture("zoo_server.py"), file]})
 }
 
-/// Twelve kinds of blocks, each with blocks within it; and eight lists of itself.
+/// A recursive schema: twelve kinds of blocks, each with nested blocks; and eight lists of itself.
 fn recursive() -> Value {
     let kinds = [
         "paragraph",
@@ -66,7 +66,7 @@ fn toggles(depth: usize, kind: &str) -> Value {
     json!({"blocks": [nested]})
 }
 
-/// What the bridge's own process takes of memory, in KiB.
+/// Resident memory of the bridge's own process, in KiB.
 fn resident(client: &Client) -> u64 {
     let metrics = client.get("/metrics").text();
     let line = metrics
@@ -94,7 +94,7 @@ fn a_mistake_deep_in_a_recursive_schema_is_named_and_costs_little() {
             client.call("zoo", "append", right.clone()).ok()["arguments"],
             right
         );
-        // Without a bound, 5 levels took minutes and all memory.
+        // Without a limit, 5 levels took minutes and all memory.
         let refused = client
             .call("zoo", "append", toggles(depth, "cod"))
             .expect(422);
@@ -223,7 +223,7 @@ fn servers_with_slashes_in_their_names_are_served_as_in_mcpo() {
         let mcp = Mcp::legacy(client.clone(), &name, &json!({}));
         assert_eq!(mcp.text("add", json!({"a": 1, "b": 2})), "3");
     }
-    // The longest name counts.
+    // The longest matching name applies.
     let more = client.post("/@scope/name/more/add", r#"{"a":1,"b":2}"#);
     assert_eq!(more.status, 404, "{}", more.text());
     client

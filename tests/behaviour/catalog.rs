@@ -1,11 +1,12 @@
-//! What the catalogue keeps over a restart: served at once, and believed until the server was asked.
+//! The catalogue after a restart: stored entries are served at once, until the server's lists are
+//! read again.
 
 use std::{fs, path::Path};
 
 use crate::support::{Mcp, TestBridge, eventually, fixture, servers};
 use serde_json::{Value, json};
 
-/// A server that answers nothing while `wait` is there, and has one more tool if `more` names it.
+/// A server that does not respond while `wait` exists, and has one more tool if `more` names it.
 fn waiting(folder: &Path) -> Value {
     servers([(
         "odd",
@@ -31,7 +32,7 @@ fn learnt(config: Value) -> TestBridge {
     bridge
 }
 
-/// The files in which the catalogue is kept.
+/// The files that store the catalogue.
 fn kept(bridge: &TestBridge) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(bridge.jobs().join(".bridge/catalog")).expect("the folder");
     entries

@@ -1,4 +1,4 @@
-//! Which call lands in which process and folder: a chat of a user is one session.
+//! The process and folder of each call: one user's chat is one session.
 
 use std::thread;
 
@@ -196,7 +196,7 @@ fn an_idle_session_ends_and_the_next_call_says_what_was_lost() {
     let idle = with(echo(), json!({"idle_timeout": 1}));
     let bridge = TestBridge::start(servers([("echo", idle)]));
     let chat = bridge.chat("alice", "c1");
-    // One call, for on a busy machine the child may have ended before a second one.
+    // Only one call, because on a busy machine the child may have ended before a second one.
     chat.echo("write_file", json!({"name": "kept.txt", "content": "kept"}));
     eventually("the idle child ends", || bridge.children().is_empty());
     let answer = chat.echo("counter", json!({}));
@@ -254,7 +254,7 @@ fn over_the_total_the_least_recently_used_session_ends() {
     for chat in ["c1", "c2", "c1", "c3"] {
         bridge.chat("alice", chat).echo("counter", json!({}));
     }
-    // c2 had to go; c1 was used after it and stayed.
+    // c2 was ended; c1 was used after it and continued.
     assert_eq!(bridge.chat("alice", "c1").echo("counter", json!({})), 3);
     let returned = bridge.chat("alice", "c2").echo("counter", json!({}));
     assert_eq!(returned["result"], 1);

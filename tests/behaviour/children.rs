@@ -1,4 +1,4 @@
-//! How children start and end, and what is said of those that do not.
+//! Starts and ends of children, and the errors of failed starts.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ fn start() -> TestBridge {
     TestBridge::start(servers([("odd", odd("plain"))]))
 }
 
-/// Fails where a text names one of the bridge's workspaces.
+/// Fails if a text contains the path of one of the bridge's workspaces.
 #[track_caller]
 fn assert_names_no_workspace(text: &str, workspaces: &[std::path::PathBuf]) {
     for path in workspaces {
@@ -97,7 +97,7 @@ fn the_places_of_starts_that_nobody_waits_for_come_back() {
     calls
         .into_iter()
         .for_each(crate::support::PendingCall::hang_up);
-    // Their processes end at once, and with them their places.
+    // Their processes end at once, which releases their permits.
     eventually("nothing is starting", || bridge.children().len() <= before);
     promptly("another start", || {
         bridge.chat("alice", "c1").echo("counter", json!({}))
@@ -127,8 +127,8 @@ fn too_many_starts_are_429() {
         let chat = bridge.chat("alice", chat);
         chat.begin("slow", "log_line", &json!({}))
     };
-    // One starts. The next one comes when that is well under way, so that it gets the place after it,
-    // and whoever comes behind both waits in vain.
+    // The first child starts. The second start is requested when the first is well under way, so that
+    // it gets the permit after it, and the calls behind both run into the timeout.
     let starting = || {
         let all = bridge.children().into_iter().map(|one| one.command);
         let of_slow = all.filter(|command| command.contains("odd_server"));

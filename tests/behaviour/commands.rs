@@ -1,4 +1,4 @@
-//! The command line, through the real binary: what it prints, its exit codes, what it leaves alone.
+//! The command line of the real binary: output, exit codes, and the absence of side effects.
 
 use std::{
     net::TcpListener,
@@ -24,7 +24,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Runs a command that has to end with this code; gives its stdout.
+/// Runs a command that must end with this code; returns its stdout.
 #[track_caller]
 fn run(bridge: &TestBridge, arguments: &[&str], code: i32) -> String {
     let output = bridge.command(arguments);
@@ -36,14 +36,14 @@ fn run(bridge: &TestBridge, arguments: &[&str], code: i32) -> String {
     stdout(&output)
 }
 
-/// The JSON of a command that has to succeed.
+/// The JSON of a command that must succeed.
 #[track_caller]
 fn run_json(bridge: &TestBridge, arguments: &[&str]) -> Value {
     let text = run(bridge, arguments, 0);
     serde_json::from_str(&text).unwrap_or_else(|fault| panic!("{fault} in {text}"))
 }
 
-/// One good server among those that fail in every way.
+/// One working server among servers that fail in every way.
 fn mixed() -> TestBridge {
     let prints =
         json!({"command": "sh", "args": ["-c", "while echo this is no JSON; do sleep 0.1; done"]});
@@ -228,7 +228,7 @@ fn an_interrupted_check_leaves_nothing_behind() {
     let pid = Pid::from_raw(child.id().cast_signed()).expect("a process id");
     send(pid, Signal::INT).expect("it can be interrupted");
     assert_eq!(child.wait().expect("a status").code(), Some(130));
-    // That neither a process nor a temporary file is left is what the bridge's drop asserts.
+    // The bridge's drop asserts that no process and no temporary file is left.
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn call_goes_on_in_its_chat_and_says_where_files_lie() {
     assert_eq!(std::fs::read_to_string(path).expect("it is there"), "words");
     let read = ["call", "echo", "read_file", "--arg", "name=a.txt"];
     let text = run(&bridge, &[&read[..], &chat].concat(), 0);
-    // The answer, then the note that the server is a new one.
+    // The answer, then the notice that the server was restarted.
     assert!(
         text.starts_with("words\n") && text.contains("a.txt"),
         "{text}"
@@ -575,7 +575,8 @@ fn a_mistyped_command_is_answered_with_the_nearest_one() {
     }
 }
 
-/// Runs a program on a terminal of 60 columns, presses Ctrl+C once it is offered, and prints what came.
+/// Runs a program on a terminal of 60 columns, presses Ctrl+C when the output offers it, and prints the
+/// output.
 const TERMINAL: &str = r#"
 import fcntl, os, pty, struct, sys, termios
 pid, terminal = pty.fork()

@@ -1,5 +1,5 @@
-//! `mcpo-bridge openwebui`, as far as it needs no Open WebUI; with the real one it is tried in
-//! `tests/openwebui/test_connections.py`.
+//! `mcpo-bridge openwebui`, as far as it works without Open WebUI; the tests with the real one are
+//! in `tests/openwebui/test_connections.py`.
 
 use crate::support::{TestBridge, echo, servers, vars, with};
 use serde_json::{Value, json};

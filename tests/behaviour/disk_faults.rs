@@ -1,4 +1,4 @@
-//! A disk that is full, read-only or broken for a while, and what is on it when a link is handed out.
+//! A disk that is full, read-only or faulty for a while, and its content when a link is returned.
 
 use std::{fs, process::Command};
 
@@ -35,7 +35,7 @@ impl Disk {
             .var(vars::MIN_FREE_DISK_BYTES, 0)
     }
 
-    /// From now on these operations fail on paths with these texts.
+    /// From now on these operations fail for paths that contain these texts.
     fn fails(&self, rules: &[(&str, i32, &str)]) {
         let lines = rules
             .iter()
@@ -150,7 +150,7 @@ fn a_record_that_cannot_be_read_for_a_while_is_neither_forgotten_nor_replaced() 
             .call("echo", "read_file", json!({"name": "a.txt"}))
             .ok();
         assert!(read.to_string().contains("four"), "{record}: {read}");
-        // One more while the server is asked what it offers.
+        // There is a second one while the server's lists are read.
         eventually("the chat has one folder", || bridge.workspaces().len() == 1);
     }
 }

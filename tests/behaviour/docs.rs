@@ -1,4 +1,4 @@
-//! Documents and deployment files say what is there.
+//! Documents and deployment files agree with the code.
 
 use crate::support::at_the_root;
 use regex::Regex;
@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// All files below a folder of the repository, and what is in the Rust files among them.
+/// All files below a folder of the repository, and the content of the Rust files among them.
 fn below(folder: &Path, files: &mut Vec<String>, code: &mut String) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -35,7 +35,7 @@ fn every_name_in_the_architecture_is_one_in_the_code() {
     let quoted = Regex::new("`([^`\n]+)`").expect("a pattern");
     let path = Regex::new(r"^[\w.-]+(/[\w.-]+)*(\.rs|\.py|/)$").expect("a pattern");
     let item = Regex::new(r"^(?:\w+::)*([A-Za-z]\w+)(?:\(\w*\))?$").expect("a pattern");
-    // The folder of a chat, which no source has.
+    // The folder of a chat, which is not in the repository.
     let elsewhere = ["work/"];
     let mut unknown = Vec::new();
     for name in quoted
@@ -64,7 +64,7 @@ fn every_name_in_the_architecture_is_one_in_the_code() {
     );
 }
 
-/// The variables that a Compose file reads, or passes on to a container.
+/// The variables that a Compose file reads, or passes to a container.
 fn variables(compose: &str) -> BTreeSet<String> {
     let lines = compose.lines().filter(|line| !line.starts_with('#'));
     let lines = lines.map(|line| line.split(" #").next().unwrap_or_default());
@@ -90,7 +90,7 @@ fn the_dotenv_example_names_every_variable_that_compose_takes_and_no_other() {
     assert_eq!(named.collect::<BTreeSet<_>>(), taken);
 }
 
-/// A page outside of its examples: its prose, and the tables of settings where it has them.
+/// A page without its examples: its prose, and its tables of settings, if any.
 fn prose_and_settings(page: &str) -> (String, String) {
     let text = fs::read_to_string(at_the_root(&format!("docs/{page}.md"))).expect("a page");
     let example = Regex::new("(?ms)^```.*?^```$").expect("a pattern");
@@ -103,7 +103,7 @@ fn prose_and_settings(page: &str) -> (String, String) {
     (format!("{before}{after}"), settings.to_owned())
 }
 
-/// What a pattern finds in a text, without line breaks.
+/// The matches of a pattern in a text, without line breaks.
 fn found(pattern: &str, text: &str) -> BTreeSet<String> {
     let pattern = Regex::new(pattern).expect("a pattern");
     let found = pattern.find_iter(text);
@@ -112,7 +112,7 @@ fn found(pattern: &str, text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The rows of a table of settings by their variable: all cells but the last, which is prose.
+/// The rows of a table of settings by variable: all cells but the last, which is prose.
 fn rows(settings: &str) -> BTreeMap<String, String> {
     let row = Regex::new(r"(?m)^\| `(MCPO_[A-Z_]+)` \|(.*)\|[^|]*\|$").expect("a pattern");
     let rows = row.captures_iter(settings);
@@ -158,7 +158,7 @@ fn japanese_references_name_what_the_english_ones_name() {
     }
 }
 
-/// The anchors that GitHub gives the headings of a page, and those that it writes itself.
+/// The anchors that GitHub generates for the headings of a page, and those written in the page.
 fn anchors(text: &str) -> BTreeSet<String> {
     let heading = Regex::new("(?m)^#+ (.+)$").expect("a pattern");
     let link = Regex::new(r"\[([^\]]*)\]\([^)]*\)").expect("a pattern");

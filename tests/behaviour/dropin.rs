@@ -1,4 +1,4 @@
-//! In mcpo's place: its command lines, its addresses, its header forwarding.
+//! Compatibility with mcpo: its command lines, its addresses, its header forwarding.
 
 use serde_json::{Value, json};
 

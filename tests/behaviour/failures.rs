@@ -1,4 +1,4 @@
-//! Children that die, hang or talk nonsense: that call fails with the right status, nothing else.
+//! Children that exit, hang or send invalid messages: only that call fails, with the right status.
 
 use std::thread;
 
@@ -107,7 +107,7 @@ fn a_good_server_serves_as_if_the_bad_ones_were_not_there() {
     });
     for (server, status) in [("missing", 502), ("exits", 502), ("silent", 504)] {
         let reply = bridge.chat("alice", "c1").call(server, "poke", json!({}));
-        // Its tools were never learnt: the catalogue is not ready, or the start has failed.
+        // Its tools were never read: the catalogue is not ready, or the start has failed.
         assert!(
             [status, 502, 503].contains(&reply.status),
             "{server}: {} {}",
@@ -144,7 +144,7 @@ fn check_names_every_fault_of_a_config() {
 
 #[test]
 fn a_server_that_fails_at_first_is_tried_again() {
-    // It works once the file is there, as a server does whose network comes up late.
+    // It works once the file exists, like a server whose network becomes available late.
     let folder = tempfile::tempdir().expect("a folder");
     let flag = folder.path().join("flag");
     let script = format!(
@@ -216,7 +216,7 @@ fn the_first_of_two_answers_counts_and_the_second_reaches_nobody() {
 #[test]
 fn answers_with_wrong_ids_reach_nobody() {
     assert_eq!(poke("wrong_id"), "ok");
-    // As the official clients do: a number sent back as a string is still that number.
+    // Like the official clients: a number sent back as a string still matches.
     assert_eq!(poke("string_ids"), "as a string");
 }
 
@@ -282,7 +282,8 @@ fn a_child_that_stops_reading_times_out_and_holds_up_nobody() {
     let bridge = TestBridge::start(config);
     let stuck = bridge.chat("alice", "c1");
     let big = json!({"padding": "x".repeat(1 << 20)});
-    // One after the other: of two at once the second would start a new process at the end of its time.
+    // One after the other: with two concurrent calls, the second would start a new process at its
+    // timeout.
     for count in 1..=2 {
         let call = stuck.begin("rude", "poke", &big);
         assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), count);
@@ -324,7 +325,7 @@ fn a_timeout_ends_the_whole_tree_of_the_child() {
     let slow = with(echo(), json!({"timeout": 3}));
     let bridge = TestBridge::start(servers([("echo", slow)]));
     let chat = bridge.chat("alice", "c1");
-    // The time covers a start, which a busy machine may not manage within it.
+    // The timeout includes a start, which may take longer on a busy machine.
     let started = || {
         let replies = std::iter::repeat_with(|| chat.call("echo", "where", json!({})));
         let answer = replies.take(10).find(|reply| reply.status == 200);
@@ -348,5 +349,5 @@ fn a_child_that_ignores_sigterm_is_killed_after_the_grace() {
         .start();
     let reply = bridge.chat("alice", "c1").call("rude", "poke", json!({}));
     assert_eq!(reply.status, 504, "{}", reply.text());
-    // The drop sees that none of them is left.
+    // The drop asserts that none of them is left.
 }

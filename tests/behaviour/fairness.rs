@@ -1,4 +1,4 @@
-//! One user's load, or a machine that does not answer, holds up nobody else.
+//! One user's load, or a machine that does not respond, does not delay other users.
 
 use std::{
     io::Write as _,
@@ -16,7 +16,7 @@ use crate::support::{
     servers, until, vars, with,
 };
 
-/// A machine that takes connections and says nothing.
+/// A machine that accepts connections and sends nothing.
 struct Silent {
     address: SocketAddr,
     taken: Arc<Mutex<Vec<TcpStream>>>,
@@ -40,7 +40,7 @@ impl Silent {
         self.taken.lock().expect("a lock").len()
     }
 
-    /// So many entries for servers there, and behind them the good one.
+    /// A config of `count` servers on that machine, followed by the working one.
     fn beside_echo(&self, count: usize, mode: &str) -> Value {
         let mut entries = serde_json::Map::new();
         for number in 0..count {
@@ -65,7 +65,7 @@ fn is_ready_beside(count: usize) {
     });
     assert!(answered.is_some(), "{}", bridge.log());
     assert!(far.connections() > 0, "they were asked");
-    // Their next attempts are no different, and each new chat starts a process.
+    // Their next attempts fail in the same way, and each new chat starts a process.
     for chat in 2..5 {
         let chat = bridge.chat("alice", &format!("c{chat}"));
         assert_eq!(chat.echo("counter", json!({})), 1);
@@ -79,7 +79,7 @@ fn silent_remote_servers_hold_up_no_local_start() {
     }
 }
 
-/// A call that sleeps until its caller hangs up, once it is at work.
+/// A call that sleeps until its caller hangs up; returns when it runs.
 fn long_call(bridge: &TestBridge, user: &str, chat: &str) -> PendingCall {
     let touch = format!("{user}-{chat}");
     let sleeping = json!({"seconds": 3600, "touch": touch});
@@ -88,7 +88,7 @@ fn long_call(bridge: &TestBridge, user: &str, chat: &str) -> PendingCall {
     call
 }
 
-/// What each of these calls is answered, as it comes.
+/// The response of each of these calls, in order of arrival.
 fn answers(calls: Vec<PendingCall>) -> mpsc::Receiver<String> {
     let (sender, answers) = mpsc::channel();
     for call in calls {
@@ -102,7 +102,7 @@ fn answers(calls: Vec<PendingCall>) -> mpsc::Receiver<String> {
 fn calls_that_a_silent_remote_server_does_not_answer_hold_up_no_local_call() {
     let far = Far::start(|seen, stream| {
         if seen.method() == "tools/call" {
-            // No answer, for as long as the test runs.
+            // No response for as long as the test runs.
             thread::sleep(Duration::from_secs(3600));
         }
         far::respond(seen, stream)
@@ -133,7 +133,7 @@ fn one_user_never_runs_all_calls_nor_do_two() {
     let bridge = TestBridge::builder(servers([("echo", echo())]))
         .var(vars::MAX_CONCURRENT, 8)
         .start();
-    // Six are as many as one may; the others of his wait.
+    // Six are the maximum for one user; the user's other calls wait.
     let mut held: Vec<_> = (0..6)
         .map(|chat| long_call(&bridge, "mallory", &format!("c{chat}")))
         .collect();
@@ -156,7 +156,7 @@ fn one_user_never_runs_all_calls_nor_do_two() {
 #[test]
 fn a_newcomer_finds_a_place_in_a_queue_that_one_user_fills() {
     for mode in ["stateful", "stateless", "shared"] {
-        // One place: of a shared server by its concurrency, of the others by the bridge's limit.
+        // One permit: of a shared server by its concurrency, of the others by the bridge's limit.
         let mut entry = with(echo(), json!({"mode": mode}));
         if mode == "shared" {
             entry = with(entry, json!({"concurrency": 1}));
@@ -171,7 +171,7 @@ fn a_newcomer_finds_a_place_in_a_queue_that_one_user_fills() {
             chat.begin("echo", "counter", &json!({}))
         });
         let flood = answers(flood.collect());
-        // Of nine calls four may wait.
+        // Four of nine calls may wait.
         for _ in 0..5 {
             let refused = flood.recv_timeout(PROMPT).expect("an answer");
             assert!(refused.starts_with("HTTP/1.1 429"), "{mode}: {refused}");
@@ -179,7 +179,7 @@ fn a_newcomer_finds_a_place_in_a_queue_that_one_user_fills() {
         }
         let chat = bridge.chat("modest", "c1");
         let modest = answers(vec![chat.begin("echo", "counter", &json!({}))]);
-        // The greedy user's last call makes room.
+        // The newest call of the user with the most calls makes room.
         let refused = flood.recv_timeout(PROMPT).expect("an answer");
         assert!(refused.starts_with("HTTP/1.1 429"), "{mode}: {refused}");
         running.hang_up();
@@ -203,7 +203,7 @@ fn a_shared_server_takes_its_turns_by_user() {
     let held: Vec<_> = (0..12).map(|chat| sleep(&format!("c{chat}"))).collect();
     let modest = bridge.chat("modest", "c1");
     eventually("three sleep", || modest.echo("sleeping", json!({})) == 3);
-    // It has the fourth place again and again, in front of nine that wait.
+    // It gets the fourth permit repeatedly, ahead of nine waiting calls.
     for _ in 0..5 {
         assert_eq!(modest.echo("sleeping", json!({})), 3);
     }
@@ -251,7 +251,7 @@ fn a_user_with_many_chats_ends_his_own_sessions_and_no_one_elses() {
             "{user}"
         );
     }
-    // His newest are his own; a newcomer takes from him.
+    // mallory's newest sessions are still there; a new user's session ends one of mallory's.
     assert_eq!(bridge.chat("mallory", "c8").echo("counter", json!({})), 2);
     assert_eq!(bridge.chat("erin", "c1").echo("counter", json!({})), 1);
     for user in others {
@@ -270,7 +270,7 @@ fn one_user_leaves_places_for_processes_to_others() {
         .var(vars::MAX_CONCURRENT, 16)
         .var(vars::POOL_MAX, 0)
         .start();
-    // Three of four work, and none of them can give way.
+    // Three of four are busy, so none of them can be ended.
     let held: Vec<_> = (0..3)
         .map(|chat| long_call(&bridge, "mallory", &format!("c{chat}")))
         .collect();
@@ -330,7 +330,7 @@ fn bodies_of_one_user_leave_memory_for_those_of_others() {
         .var(vars::QUEUE_TIMEOUT, 1)
         .start();
     bridge.chat("alice", "c").echo("counter", json!({}));
-    // Of the 24 MiB for large bodies each takes 6, and is never finished.
+    // Of the 24 MiB for large bodies each takes 6, and is never completed.
     let slow: Vec<_> = (0..4)
         .map(|number| {
             let head = format!(
@@ -379,7 +379,7 @@ fn one_user_has_his_share_of_the_disk_in_all_chats() {
     // The file and its link: 800,000 bytes.
     write(&bridge, "alice", "c1", "first.txt", 400_000).ok();
     for (started, chat) in [(1, "c2"), (2, "c3")] {
-        // After a start it is in the records.
+        // After a restart the records contain the usage.
         eventually("the clean-up has counted", || {
             bridge
                 .log()
@@ -394,7 +394,7 @@ fn one_user_has_his_share_of_the_disk_in_all_chats() {
             "{}",
             over.text()
         );
-        // He can look, and make room.
+        // The user can read, and delete files.
         let alice = bridge.chat("alice", chat);
         let listed = alice.call("mcpo/files", "list_files", json!({})).ok();
         assert!(listed.to_string().contains("over.txt"), "{listed}");

@@ -1,5 +1,5 @@
-//! What a call wrote becomes a link that opens that version of that file, expires, and opens
-//! nothing else.
+//! Files written by a call become links, which open that version of that file and nothing else, and
+//! expire.
 
 use std::{
     io::{Cursor, Read},
@@ -327,7 +327,7 @@ fn a_workspace_is_collected_after_its_last_call_and_not_while_its_session_lives(
         .start();
     let live = bridge.chat("alice", "lives");
     live.echo("write_file", json!({"name": "a.txt", "content": "a"}));
-    // On a busy machine its folder may be gone by the time the answer is here.
+    // On a busy machine its folder may be deleted by the time the answer is received.
     let file = json!({"name": "b.txt", "content": "b"});
     let ends = bridge
         .chat("alice", "ends")

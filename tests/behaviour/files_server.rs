@@ -1,4 +1,5 @@
-//! The built-in server `files`: what lies in the chat's folder, fresh links to it, and its removal.
+//! The built-in server `files`: lists the files of the chat's folder, creates new links to them,
+//! deletes them.
 
 use crate::support::{ALL, Client, Mcp, TestBridge, echo, servers, vars, with};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! Processes that are forked from one which has imported their modules: each is as if it had been
-//! started by itself, whatever the modules do.
+//! Processes forked from one that has imported their modules: each behaves like one that was
+//! started separately, whatever the modules do.
 
 use std::{collections::HashSet, fs, path::Path};
 
@@ -9,12 +9,12 @@ use crate::support::{
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-/// The interpreter; `MCPO_TEST_PYTHON` names another, by its whole path.
+/// The interpreter; `MCPO_TEST_PYTHON` sets the full path of another one.
 fn python() -> String {
     std::env::var("MCPO_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned())
 }
 
-/// The server with these modules, imported by it at its start.
+/// The server that imports these modules at its start.
 fn server(modules: &str) -> Value {
     json!({
         "command": python(),
@@ -44,14 +44,14 @@ fn is_forked(found: &Value) -> bool {
     found["parents"][0] == "__adopt"
 }
 
-/// What a forked process tells, once there is one to fork from.
+/// The report of a forked process, as soon as there is a parent to fork from.
 #[track_caller]
 fn forked(bridge: &TestBridge) -> Value {
     let found = until(PROMPT, || Some(look(bridge)).filter(is_forked));
     found.unwrap_or_else(|| panic!("nothing is forked: {}", bridge.log()))
 }
 
-/// Two that were forked from the same, one after the other.
+/// Two processes forked from the same parent, one after the other.
 #[track_caller]
 fn two(modules: &str) -> (TestBridge, Value, Value) {
     let bridge = start(modules);
@@ -62,7 +62,7 @@ fn two(modules: &str) -> (TestBridge, Value, Value) {
     (bridge, first, second)
 }
 
-/// A process that was started by itself, for comparison.
+/// The report of a process that was started separately, for comparison.
 fn started(modules: &str) -> Value {
     let config = with(server(modules), json!({"launch": "exec"}));
     let bridge = TestBridge::start(servers([("fork", config)]));
@@ -82,7 +82,7 @@ fn assert_different(first: &Value, second: &Value) {
     }
 }
 
-/// What `check` says of the processes.
+/// The report of `check` about the processes.
 fn checked(modules: &str) -> Value {
     let bridge = TestBridge::builder(servers([("fork", server(modules))])).prepare();
     let output = bridge.command(&["check", "--json"]);
@@ -90,7 +90,7 @@ fn checked(modules: &str) -> Value {
     report["servers"][0]["processes"].clone()
 }
 
-/// That a module is imported by each process itself, with this reason.
+/// Asserts that each process imports a module itself, for this reason.
 #[track_caller]
 fn assert_left_out(report: &Value, module: &str, why: &str) {
     assert_eq!(report["how"], "forked", "{report}");
@@ -318,7 +318,7 @@ fn a_shared_server_is_forked_where_the_file_says_so() {
     });
 }
 
-/// Waits until a process is gone.
+/// Waits until a process has ended.
 #[track_caller]
 fn assert_ends(pid: &Value) {
     let pid = i32::try_from(pid.as_i64().expect("a number")).expect("a pid");
@@ -406,7 +406,7 @@ fn a_chat_outlives_the_fork_parent_and_new_processes_are_started() {
     assert_eq!(other["parents"][0], "__supervise");
     let health = bridge.client().get("/health").text();
     assert!(health.contains("its fork parent exited"), "{health}");
-    // And after a while there is another.
+    // After a while there is another parent.
     let mut bobs = 0;
     let anew = until(PROMPT, || {
         bobs += 1;
@@ -486,7 +486,7 @@ fn nothing_is_shared_by_a_thousand_calls() {
     many(1000);
 }
 
-/// Calls side by side, each of which looks for traces of the others.
+/// Concurrent calls, each of which checks for traces of the others.
 fn many(count: usize) {
     let bridge = TestBridge::builder(servers([(
         "fork",

@@ -1,4 +1,4 @@
-//! The harness itself, as far as it can be seen without a bridge.
+//! Tests of the harness itself that need no bridge.
 
 use crate::support::{PROMPT, processes_of, until};
 
@@ -23,7 +23,7 @@ fn a_process_is_found_by_its_environment_and_by_its_folder() {
         child.kill().expect("killed");
     }
     assert!(found.is_some(), "{:?}", processes_of(root.path()));
-    // Zombies until they are waited for, and no zombie counts.
+    // They are zombies until they are waited for, and zombies do not count.
     let gone = until(PROMPT, || {
         processes_of(root.path()).is_empty().then_some(())
     });

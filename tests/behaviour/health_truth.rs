@@ -1,4 +1,4 @@
-//! What `/health` and the log say when the machine, the operator or a server does not do its part.
+//! `/health` and the log after faults of the machine, the operator or a server.
 
 use std::{
     fs,
@@ -54,7 +54,7 @@ fn a_jobs_folder_that_was_replaced_makes_the_bridge_down_and_unready() {
     let jobs = bridge.jobs();
     let aside = jobs.with_file_name("aside");
     fs::rename(&jobs, &aside).expect("it is moved away");
-    // No folder, which a heartbeat would make ready again.
+    // This is no folder, because a heartbeat would make a folder ready again.
     fs::write(&jobs, "").expect("a file is there");
     until_health(&bridge, "it is down", |health| health["status"] == "down");
     let reply = bridge.client().get("/health");
@@ -72,7 +72,7 @@ fn a_jobs_folder_that_was_replaced_makes_the_bridge_down_and_unready() {
     assert_eq!(bridge.client().get("/health/ready").status, 200);
 }
 
-/// What the fault is called, and how it is brought about.
+/// The name of the fault, and a function that causes it.
 type Break<'a> = (&'a str, &'a dyn Fn());
 
 #[test]
@@ -120,7 +120,7 @@ fn a_server_file_that_is_no_file_or_gone_is_told_of_and_ends_no_reload() {
 fn a_shared_server_that_does_not_speak_the_newest_revision_is_well() {
     let shared = with(echo(), json!({"mode": "shared"}));
     let bridge = TestBridge::start(servers([("shared", shared)]));
-    // Its process is asked for that revision, and refuses it.
+    // Its process gets a request of that revision, and rejects it.
     let mcp = Mcp::modern(bridge.client(), "shared", json!({}));
     mcp.call("counter", json!({}));
     let health = bridge.client().get("/health").json();
@@ -129,7 +129,7 @@ fn a_shared_server_that_does_not_speak_the_newest_revision_is_well() {
 
 #[test]
 fn a_shared_server_that_cannot_take_the_newest_revision_is_well() {
-    // At the words of that revision one stays silent, and one ends.
+    // After a request of that revision one process does not respond, and one exits.
     const SERVER: &str = r#"
 import json, sys
 for line in sys.stdin:
@@ -154,7 +154,7 @@ for line in sys.stdin:
         json!({"command": "python3", "args": ["-c", SERVER, how, asked], "mode": "shared"})
     };
     let config = servers([("silent", server("silent")), ("ends", server("ends"))]);
-    // A start's own time ends before the patience with that revision.
+    // The start timeout ends before the timeout of that request.
     let bridge = TestBridge::builder(config)
         .var("MCPO_START_TIMEOUT", 5)
         .start();
@@ -268,7 +268,7 @@ fn a_call_that_fails_is_a_warning_and_a_tools_own_error_is_none() {
     });
 }
 
-/// By number, what the descriptors of a process are.
+/// The targets of a process's descriptors, by number.
 fn descriptors(pid: i64) -> Vec<(String, String)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
     let mut found: Vec<_> = entries
@@ -286,7 +286,7 @@ fn descriptors(pid: i64) -> Vec<(String, String)> {
 #[test]
 fn a_child_has_its_three_descriptors_and_none_of_ours() {
     let bridge = start();
-    // Connections, another child, and a download are open meanwhile.
+    // Connections, another child, and a download are open at the same time.
     let other = bridge.chat("bob", "c1");
     other.echo("counter", json!({}));
     let alice = bridge.chat("alice", "c1");
@@ -304,7 +304,7 @@ fn a_child_has_its_three_descriptors_and_none_of_ours() {
 
 #[test]
 fn orphans_of_a_child_are_reaped_when_they_end() {
-    // One after the other: a look every few seconds would find too few of them in time.
+    // One after the other: a check every few seconds would not find enough of them in time.
     let orphans = "
 import os, sys, time
 for _ in range(12):
@@ -346,11 +346,11 @@ os.execvp('python3', ['python3', sys.argv[1]])
     assert!(reaped.is_some(), "{} are below the supervisor", left());
 }
 
-/// A user without rights.
+/// An unprivileged user.
 const NOBODY: u32 = 65534;
 
-/// Programs of the same user may look into a process unless it is not dumpable: then what `/proc` has
-/// of it belongs to root.
+/// Programs of the same user may inspect a process unless it is not dumpable: then its files in
+/// `/proc` belong to root.
 #[test]
 fn no_process_of_ours_can_be_looked_into() {
     use std::os::unix::{
@@ -393,7 +393,7 @@ fn no_process_of_ours_can_be_looked_into() {
             written,
         ],
     ] {
-        // What they read first never comes.
+        // Their stdin is a socket that never receives data.
         let (_ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let mut command = Command::new(&program);
         command
@@ -409,7 +409,7 @@ fn no_process_of_ours_can_be_looked_into() {
         }
         let mut child = command.spawn().expect("it runs");
         if arguments[0] == "serve" {
-            // It begins by running itself once more.
+            // It first executes itself again.
             let serves = until(PROMPT, || port.exists().then_some(()));
             assert!(serves.is_some(), "it does not serve");
         }

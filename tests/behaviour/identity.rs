@@ -1,4 +1,4 @@
-//! Who is calling, as far as he can prove it.
+//! Authentication of callers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -98,7 +98,7 @@ fn plain_headers_are_believed_from_loopback_and_not_through_a_proxy() {
     for header in ["X-Forwarded-For", "Forwarded", "X-Forwarded-Proto"] {
         let proxied = alice.clone().header(header, "for=192.0.2.1");
         let reply = proxied.call("echo", "where", json!({}));
-        // Served as nobody or refused, but never as alice.
+        // Served as an anonymous caller or rejected, but never as alice.
         assert!(
             reply.status >= 400 || reply.json()["pid"] != hers,
             "{header}: {}",
@@ -142,7 +142,7 @@ fn with_a_secret_plain_headers_are_ignored() {
         .in_chat("c1")
         .token(&token("alice", SECRET, 60));
     assert_eq!(alice.echo("counter", json!({})), 1);
-    // A call without a token is nobody's: refused, or at least never alice's.
+    // A call without a token is rejected, or at least never alice's.
     let reply = bridge
         .chat("alice", "c1")
         .call("echo", "counter", json!({}));

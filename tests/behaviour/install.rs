@@ -1,5 +1,6 @@
-//! Servers of launchers, from environments that are made once: with a real uv, and a package that
-//! is made here, so without network. Ignored where no uv may be: `cargo test install -- --ignored`.
+//! Servers of launchers, from environments that are installed once: with a real uv, and a package
+//! built here, so without network. Ignored by default because uv may be missing: `cargo test
+//! install -- --ignored`.
 
 use std::{
     fs,
@@ -32,7 +33,7 @@ fn wheel(folder: &Path, version: &str) {
     assert!(made.expect("python runs").success());
 }
 
-/// The server as somebody would write it, but from this folder instead of an index.
+/// The server as a user would configure it, but from this folder instead of an index.
 fn tiny(wheels: &Path) -> Value {
     json!({
         "command": "uvx",
@@ -71,7 +72,7 @@ fn install(bridge: &TestBridge, arguments: &[&str], code: i32) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Every file below a folder.
+/// Collects every file below a folder.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -88,7 +89,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 fn a_server_runs_as_written_until_its_environment_is_there_and_from_there_ever_after() {
     let wheels = wheels(&["1.0"]);
     let mut bridge = TestBridge::start(servers([("tiny", tiny(wheels.path()))]));
-    // From the first call on it answers, whatever it is started from.
+    // It answers from the first call on, whatever it is started from.
     let first = until(PROMPT, || {
         (bridge.client().get("/tiny/openapi.json").status == 200).then(|| told(&bridge))
     });
@@ -112,12 +113,12 @@ fn a_server_runs_as_written_until_its_environment_is_there_and_from_there_ever_a
         "{path}"
     );
     let launcher = found["parent"].to_string();
-    // Started by itself, or forked by now.
+    // Started separately, or forked by now.
     assert!(
         launcher.contains("__supervise") || launcher.contains("__adopt"),
         "no launcher is between: {launcher}"
     );
-    // Where it came from is gone, and the launcher's caches too.
+    // Remove the source of the package, and the launcher's caches.
     drop(wheels);
     fs::remove_dir_all(bridge.tools().join("uv")).expect("caches");
     bridge.restart();
@@ -195,7 +196,7 @@ fn what_was_installed_ahead_runs_with_an_empty_tools_folder_until_something_else
     let report = bridge.command(&["check", "--json", "--preinstalled-dir", folder]);
     let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
     assert_eq!(report["servers"][0]["launch"]["how"], "locked");
-    // What the operator locks counts before what the image brought.
+    // Packages locked by the operator take precedence over those of the image.
     wheel(wheels.path(), "2.0");
     install(&bridge, &["--upgrade", "--yes"], 0);
     bridge.restart();
@@ -234,7 +235,7 @@ fn an_upgrade_shows_what_it_changes_before_it_changes_it() {
     let bridge = prepared(servers([("tiny", tiny(wheels.path()))]));
     install(&bridge, &[], 0);
     wheel(wheels.path(), "2.0");
-    // Installing again is no upgrade.
+    // Installing again does not upgrade.
     assert!(install(&bridge, &[], 0).contains("tiny-mcp 1.0"));
     let before = lock(&bridge);
     let shown = install(&bridge, &["--upgrade", "--dry-run", "--json"], 0);
@@ -250,7 +251,7 @@ fn an_upgrade_shows_what_it_changes_before_it_changes_it() {
         (&package["before"], &package["after"]),
         (&json!("1.0"), &json!("2.0"))
     );
-    // Nobody is there to be asked.
+    // There is no terminal for a confirmation.
     let text = install(&bridge, &["--upgrade"], 2);
     assert!(text.contains("+ new") && text.contains("- old"), "{text}");
     assert_eq!(lock(&bridge), before);
@@ -336,7 +337,7 @@ fn several_may_install_into_one_folder_at_once() {
     assert_eq!((count("environments"), count("staging")), (1, 0));
 }
 
-/// An index that takes connections and never answers.
+/// An index that accepts connections and never responds.
 fn silent_index() -> (TcpListener, Value) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -345,7 +346,7 @@ fn silent_index() -> (TcpListener, Value) {
     (listener, servers([("tiny", server)]))
 }
 
-/// Whether a package manager is at work for an environment.
+/// Whether a package manager is running for an environment.
 fn is_installing(bridge: &TestBridge) -> bool {
     let children = bridge.children();
     children
@@ -376,7 +377,7 @@ fn a_bridge_that_is_killed_while_it_installs_leaves_no_process() {
     bridge.kill_hard();
 }
 
-/// A registry of our own, ended when this is dropped.
+/// A local registry, ended on drop.
 struct Registry(Child, String);
 
 impl Registry {
@@ -428,7 +429,7 @@ fn a_server_of_npx_is_locked_and_started_by_node() {
         !text.contains("127.0.0.1"),
         "the lock file names no registry: {text}"
     );
-    // From the lock file alone.
+    // Only from the lock file.
     fs::remove_dir_all(bridge.tools()).expect("the tools go");
     install(&bridge, &[], 0);
     drop(registry);

@@ -1,4 +1,5 @@
-//! Nothing survives: the harness looks after every test, these tests give it something to find.
+//! No process and no file is left behind: the harness checks this after every test, and these tests
+//! create leftovers.
 
 use std::thread;
 
@@ -76,7 +77,7 @@ fn a_grandchild_in_the_childs_group_ends_with_its_session() {
     eventually("the grandchild is gone", || !alive(pid));
 }
 
-/// The runaway answers with its pid, and with the file that holds it.
+/// The runaway process returns its pid, and the file that contains it.
 fn runaway(bridge: &TestBridge, arguments: serde_json::Value) -> i32 {
     let answer = bridge
         .chat("alice", "c1")
@@ -192,7 +193,7 @@ fn a_stop_sends_waiting_calls_away_and_ends_running_ones_after_the_grace() {
             long.starts_with("HTTP/1.1 502") && long.contains("interrupted"),
             "the running one after its grace: {long}"
         );
-        // The tool may have done its work: nothing asks anybody to repeat it.
+        // The tool may have finished, so the text must not suggest a retry.
         assert!(long.contains("may have been executed"), "{long}");
         assert!(!long.to_lowercase().contains("retry-after"), "{long}");
         assert_eq!(bridge.wait_for_exit().code(), Some(0));

@@ -1,4 +1,4 @@
-//! One table of statuses, and limits that hold.
+//! A table of statuses, and tests of limits.
 
 use std::thread;
 
@@ -275,7 +275,7 @@ fn a_workspace_with_too_many_files_opens_for_the_tools_that_delete_them() {
     };
     let made = call(&bridge, "write_many", json!({"count": 150}));
     assert_eq!(made.status, 507, "{}", made.text());
-    // In the open folder, and in the one that a new bridge finds.
+    // In the open folder, and in the one found by a restarted bridge.
     for _ in 0..2 {
         let file = json!({"name": "more.txt", "content": "1"});
         let over = call(&bridge, "write_file", file).ok();

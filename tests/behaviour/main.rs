@@ -1,7 +1,7 @@
 //! The behaviour of the real binary, over HTTP, with real children and real files.
 //!
-//! One crate for all of it: linked once, and one harness ([`support`]) that asserts after every
-//! test that no process, file or port is left behind.
+//! All tests are one crate, which is linked once, with one harness ([`support`]) that asserts after
+//! every test that no process, file or port is left behind.
 
 // The product's name, and `as_user`, which reads as a sentence where it is used.
 #![allow(clippy::doc_markdown, clippy::wrong_self_convention)]

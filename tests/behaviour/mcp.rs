@@ -1,4 +1,4 @@
-//! What both MCP endpoints do: sessions, chats, refusals and questions.
+//! Both MCP endpoints: sessions, chats, rejections and requests for input.
 
 use std::{fmt::Write as _, thread};
 
@@ -70,7 +70,7 @@ fn a_chat_goes_on_through_the_other_door_whatever_becomes_of_the_protocols_sessi
     assert_eq!(first.end(), 200);
     assert_eq!(chat.echo("counter", json!({})), 3);
     assert_eq!(legacy(at, chat.clone()).text("counter", json!({})), "4");
-    // A modern client asks for other abilities of a child that runs already.
+    // A modern client requests other capabilities from a child that already runs.
     assert_eq!(modern(at, chat.clone()).text("counter", json!({})), "5");
     assert_eq!(chat.echo("counter", json!({})), 6);
 }
@@ -121,11 +121,11 @@ fn a_client_without_a_chat_has_the_protocols_session_for_its_own(at: Scope) {
     assert_eq!(second.text("counter", json!({})), "1");
 }
 
-// Refusals.
+// Rejections.
 
 const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
 
-/// Posts `PING` with these header lines and gives the status.
+/// Posts `PING` with these header lines and returns the status.
 fn raw_status(bridge: &TestBridge, path: &str, lines: &[&str], body: &str) -> String {
     let mut head = format!("POST {path} HTTP/1.1\r\nConnection: close\r\n");
     for line in lines {
@@ -160,7 +160,7 @@ fn hosts_origins_and_forms_that_are_not_ours_are_refused(at: Scope) {
         ),
         (vec![&host, "Origin: foo://localhost", accept, kind], "403"),
         (vec![&host, &own_origin, accept, kind], "200"),
-        // Without the header any form is accepted, by HTTP.
+        // Without the header any media type is accepted, as in HTTP.
         (vec![&host, kind], "200"),
         (vec![&host, "Accept: application/json", kind], "406"),
         (vec![&host, "Accept: text/event-stream", kind], "406"),
@@ -291,7 +291,7 @@ fn modern_headers_that_are_missing_or_say_something_else_are_refused(at: Scope) 
     let name = &*at.tool("echo", "echo");
     let (coded, other) = (STANDARD.encode(name), at.tool("echo", "add"));
     let coded = format!("=?base64?{coded}?=");
-    // As the tool is called at the other endpoint.
+    // The tool's name at the other endpoint.
     let elsewhere = if at == Scope::All {
         "echo"
     } else {
@@ -385,7 +385,7 @@ fn an_unknown_method_is_an_answer_to_legacy_clients(at: Scope) {
     }
 }
 
-// What is offered, and to whom.
+// Lists and their visibility.
 
 fn only_offered_tools_are_listed_and_called(at: Scope) {
     let few = with(
@@ -413,7 +413,7 @@ fn only_offered_tools_are_listed_and_called(at: Scope) {
 fn lists_and_greetings_start_no_process(at: Scope) {
     let bridge = TestBridge::start(servers([("echo", echo()), ("one", library("one", &[]))]));
     let client = bridge.client();
-    // Learning the servers takes processes, which go away.
+    // Reading the servers' lists starts processes, which end afterwards.
     legacy(at, client.clone());
     eventually("the learners are gone", || bridge.children().is_empty());
     let mcp = legacy(at, client.clone());
@@ -506,7 +506,7 @@ fn what_a_shared_server_logs_for_one_client_is_not_told_to_another(at: Scope) {
     let (alice, bob) = (legacy(at, bridge.client()), legacy(at, bridge.client()));
     alice.text("counter", json!({}));
     let mut news = alice.listen();
-    // Two are at work, so that nobody can tell for whom the child logs.
+    // Two calls are running, so the bridge cannot know for which of them the child logs.
     let at_work = bob.clone();
     let other = thread::spawn(move || at_work.call("slow_progress", json!({"steps": 20})));
     bob.in_session(bob.session.as_deref().expect("a session"))
@@ -517,7 +517,7 @@ fn what_a_shared_server_logs_for_one_client_is_not_told_to_another(at: Scope) {
     assert_eq!(news.message()["method"], "notifications/tools/list_changed");
 }
 
-// Questions to the client.
+// Requests for input.
 
 /// Asks the client through the tool `ask`.
 fn asking(method: &str, ids: &Value) -> Value {
@@ -630,7 +630,7 @@ fn pending_calls_are_told_apart_by_arguments_that_no_number_type_holds(at: Scope
     assert_eq!(other.refusal(), (400, -32602));
 }
 
-// Calling off.
+// Cancellation.
 
 fn raw_begin(at: Scope, mcp: &Mcp, client: &Client, arguments: &Value) -> PendingCall {
     let params = json!({"name": mcp.tool("sleep"), "arguments": arguments});
@@ -691,7 +691,7 @@ fn hanging_up_a_stream_cancels_the_question(at: Scope) {
     });
 }
 
-/// As it stands in a coded line that begins with `{"jsonrpc":"2.0",`, which is 17 bytes.
+/// Its form in an encoded line that begins with `{"jsonrpc":"2.0",`, which is 17 bytes.
 fn base64_of(member: &str) -> String {
     let coded = STANDARD.encode(format!(r#"{{"jsonrpc":"2.0",{member}"#));
     let whole = coded.trim_end_matches('=');
@@ -739,7 +739,7 @@ fn each_message_is_on_the_newest_of_a_sessions_streams_only(at: Scope) {
     );
     let three = changed(&mut third);
     drop((second, third));
-    // That they are gone is not noticed at once.
+    // The bridge does not notice the disconnect at once.
     let heard = thread::spawn(move || (first.message(), first.event_id));
     while !heard.is_finished() {
         mcp.call("change_tools", json!({}));
@@ -759,7 +759,7 @@ fn open_streams_and_pending_calls_hold_up_no_shutdown(at: Scope) {
     let listener = at.modern(bridge.chat("alice", "c2"), "bytes", json!({}));
     let mut listening = listener.request("subscriptions/listen", filter);
     listening.message();
-    // Its end within the harness's patience is the test.
+    // The test passes if it ends within the harness's timeout.
     bridge.finish();
     assert_eq!(news.rest().len() + listening.rest().len(), 0);
 }

@@ -1,4 +1,4 @@
-//! The endpoint of all servers, `/mcp`, where it does more than that of one.
+//! The endpoint of all servers, `/mcp`, where it does more than the one of a single server.
 
 use crate::support::{
     ALL, Client, MODERN, Mcp, Stream, TestBridge, accepted, bytes, echo, eventually, library, odd,
@@ -34,7 +34,7 @@ fn few(names: &Value) -> Value {
     with(echo(), json!({"enabled_tools": names}))
 }
 
-// Who is there, and what is offered.
+// Lists and their visibility.
 
 #[test]
 fn the_tools_of_all_servers_are_listed_in_the_configs_order_and_called() {
@@ -222,7 +222,7 @@ fn servers_come_and_go_with_the_config() {
     assert_eq!(mcp.begin("one_view", json!({})).refusal().1, -32602);
 }
 
-// The same children and folders as everywhere.
+// The same children and folders as at other endpoints.
 
 #[test]
 fn a_chat_has_one_child_of_each_server_through_every_door() {
@@ -243,7 +243,7 @@ fn a_chat_has_one_child_of_each_server_through_every_door() {
 fn files_of_one_server_are_the_others() {
     let bridge = TestBridge::start(servers([("echo", echo()), ("other", echo())]));
     let second = legacy(bridge.client());
-    // In a chat, and in a protocol session of its own.
+    // In a chat, and in a separate protocol session.
     for mcp in both(&bridge, "c1")
         .into_iter()
         .chain([legacy(bridge.client())])
@@ -335,7 +335,7 @@ fn resources_go_to_who_has_them_and_shared_uris_name_their_server() {
             let read = mcp.request("resources/read", json!({"uri": uri})).result();
             let content = &read["contents"][0];
             assert_eq!(content["text"], format!("{server} {own}"), "{uri}");
-            // What was read has the URI by which it can be read again.
+            // The content has the URI with which it can be read again.
             let again = content["uri"].as_str().expect("a uri");
             let again = mcp
                 .request("resources/read", json!({"uri": again}))
@@ -514,7 +514,7 @@ fn one_subscription_listens_to_resources_of_several_servers() {
     );
 }
 
-// What goes on while a request runs.
+// Events during a request.
 
 #[test]
 fn changed_lists_of_any_child_are_told() {
@@ -541,7 +541,7 @@ fn askers() -> TestBridge {
 fn questions_of_several_children_at_once_get_their_own_answers() {
     let bridge = askers();
     let mcp = Mcp::legacy(bridge.chat("alice", "c1"), ALL, &json!({"elicitation": {}}));
-    // The chat's calls go one after the other; its servers all call their question number one.
+    // The chat's calls run one after the other; all its servers use id 1 for their question.
     let mut seen = Vec::new();
     for name in ["one", "two"] {
         let mut stream = mcp.begin(&format!("{name}_ask"), json!({}));
@@ -582,7 +582,7 @@ fn progress_with_an_answer_and_questions_taken_back_are_of_the_right_child() {
     let able = json!({"elicitation": {}});
     let mcp = Mcp::legacy(bridge.chat("alice", "c1"), ALL, &able);
     let mut news = mcp.listen();
-    // Both children call their question `q` and its progress `t`.
+    // Both children use the id `q` for their question and `t` for its progress.
     let (mut one, mut two) = (
         mcp.begin("one_withdraw", json!({})),
         mcp.begin("two_withdraw", json!({})),
@@ -601,7 +601,8 @@ fn progress_with_an_answer_and_questions_taken_back_are_of_the_right_child() {
             .collect();
         let said = messages.pop().expect("an answer")["result"]["content"][0]["text"].take();
         assert_eq!(said, format!("{name} heard 0.5"));
-        // Right behind the question it rides the call's stream, later it belongs to no request.
+        // Directly after the question it is sent in the call's stream; later it belongs to no
+        // request.
         let withdrawn = messages.pop().unwrap_or_else(|| news.message());
         assert_eq!(withdrawn["method"], "notifications/cancelled");
         assert_eq!(withdrawn["params"]["requestId"], number(asked));
@@ -640,7 +641,7 @@ fn the_level_of_logs_reaches_each_child_when_it_first_serves_the_session() {
     assert_eq!(bad.refusal(), (200, -32602));
 }
 
-// Refusals.
+// Rejections.
 
 #[test]
 fn a_remote_server_is_sent_the_name_that_it_knows() {
@@ -661,7 +662,7 @@ fn a_remote_server_is_sent_the_name_that_it_knows() {
 
 #[test]
 fn methods_that_name_no_server_are_not_found() {
-    // This server answers every method, and is asked for none of them.
+    // This server answers every method, but gets none of these requests.
     let bridge = TestBridge::start(servers([("bytes", bytes())]));
     let (old, new) = (legacy(bridge.client()), modern(bridge.client()));
     for method in ["tasks/get", "never/heard/of"] {

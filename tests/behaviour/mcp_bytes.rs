@@ -1,4 +1,4 @@
-//! What goes through an MCP endpoint comes out as it went in.
+//! Messages pass through an MCP endpoint unchanged.
 
 use std::thread;
 
@@ -24,16 +24,16 @@ scenarios! {
     progress_of_both_eras_comes_with_the_clients_token_and_in_order,
 }
 
-/// Members that every JSON library is tempted to change, some of them twice there.
+/// Members that a JSON library might change, some of them twice.
 const STRANGE: &str = r#""one":1,"point":1.0,"huge":1e400,"big":9223372036854775808,"bigger":123456789012345678901234567890,"minus":-0.0,"exp":1E+2,"lone":"\ud800","pair":"\ud83d\ude00","escaped":"\u0041\/","twice":1,"twice":2, "spaced" : [ ] ,"nested":{"null":null,"":{}}"#;
-/// What the child adds to every answer of `raw`.
+/// The members that the child adds to every answer of `raw`.
 const ODD: &str = r#""odd":[1,1.0,1e400,-0,-0.0,1E+2,9223372036854775808,123456789012345678901234567890,0.10,"\ud800","\u0041\/"]"#;
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("bytes", bytes())]))
 }
 
-/// The answer of `raw` to a request with these.
+/// The answer of `raw` to a request with this id and these params.
 fn shown(id: &str, params: &str) -> String {
     let coded = STANDARD.encode(params);
     format!(
@@ -41,7 +41,7 @@ fn shown(id: &str, params: &str) -> String {
     )
 }
 
-/// A call with these params, in which the tool is named as its server knows it.
+/// A call with these params, which contain the tool's name as its server knows it.
 fn call(mcp: &Mcp, id: &str, params: &str) -> String {
     let name = format!(r#""name":"{}"#, mcp.tool(""));
     let params = params.replacen(r#""name":""#, &name, 1);
@@ -159,7 +159,7 @@ fn what_the_child_asks_and_the_client_answers_keeps_every_byte(at: Scope) {
     assert!(last.contains(&format!(r#""answers":{got}"#)), "{last}");
 }
 
-/// The id of the next message, which has to be this request.
+/// The id of the next message, which must be this request.
 fn asked_with(stream: &mut Stream, method: &str, params: &str) -> String {
     let line = stream.next().expect("the child asks");
     let id = line
@@ -266,7 +266,7 @@ fn two_hundred_calls_get_all_their_progress_in_order(at: Scope) {
 }
 
 fn notes_in_order(mcp: &Mcp, worker: usize, turn: usize) {
-    // Numbers and texts alike, and the same token in several sessions.
+    // Numbers and strings, and the same token in several sessions.
     let token = if worker.is_multiple_of(2) {
         turn.to_string()
     } else {

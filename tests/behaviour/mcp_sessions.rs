@@ -1,4 +1,5 @@
-//! What both MCP endpoints keep between the requests of one client: news, ids in flight, abilities.
+//! State of both MCP endpoints between the requests of one client: notifications, ids in use,
+//! capabilities.
 
 use crate::support::{
     LEGACY, Mcp, Scope, Stream, TestBridge, accepted, dialog, eventually, scenarios, servers,
@@ -28,7 +29,7 @@ fn cancelled(mcp: &Mcp) -> Value {
     serde_json::from_str::<Value>(&heard).expect("JSON")["cancelled"].take()
 }
 
-/// Asks under this id; gives the stream and the child's question.
+/// Sends a request with this id; returns the stream and the child's question.
 fn ask(mcp: &Mcp, id: &Value) -> (Stream, Value) {
     let params = json!({"name": mcp.tool("ask"), "arguments": {}});
     let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
@@ -58,7 +59,7 @@ fn a_stream_is_taken_up_again_where_it_broke(at: Scope) {
     assert_next(&mut again, 3);
     assert_ne!(again.event_id, seen);
     update(4);
-    // And it goes on.
+    // And it continues.
     assert_next(&mut again, 4);
     let mut stranger = mcp.listen_after("an id that is not ours");
     update(5);
@@ -97,7 +98,7 @@ fn an_id_that_was_used_twice_still_cancels_the_one_that_runs(at: Scope) {
     let bridge = start();
     let mcp = able(at, &bridge);
     let (first, _) = ask(&mcp, &json!(1));
-    // A whole request with the same id comes and goes.
+    // A complete request with the same id, answered meanwhile.
     mcp.text("pid", json!({}));
     mcp.notify("notifications/cancelled", json!({"requestId": 1}));
     assert_eq!(first.answer()["error"]["code"], -32800);

@@ -1,4 +1,4 @@
-//! Servers that speak MCP 2026-07-28 alone, behind callers of every kind.
+//! Servers that support only MCP 2026-07-28, with callers of every kind.
 
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn chat(bridge: &TestBridge) -> Client {
     bridge.chat("alice", "c1")
 }
 
-// Every caller, in every mode.
+// All callers, in all modes.
 
 #[test]
 fn it_serves_callers_of_every_kind_in_every_mode() {
@@ -135,9 +135,9 @@ fn a_server_that_stays_silent_or_dies_at_the_older_handshake_is_learnt_too() {
     }
 }
 
-// What it asks.
+// Requests for input.
 
-/// Answers the next question of the stream, which has this method.
+/// Answers the next question of the stream, which must have this method.
 #[track_caller]
 fn answer(mcp: &Mcp, stream: &mut Stream, result: &Value) -> String {
     let asked = stream.message();
@@ -194,7 +194,7 @@ fn rounds_of_several_questions_are_asked_one_round_after_the_other() {
 fn clients_of_its_own_revision_play_the_rounds_with_its_own_names() {
     for mode in MODES {
         let bridge = start(mode);
-        // With and without a chat: the retry has to come to the same process.
+        // With and without a chat: the retry must reach the same process.
         for client in [chat(&bridge), bridge.client()] {
             let mcp = modern(client);
             let asked = mcp.begin("ask", json!({})).result();
@@ -217,7 +217,7 @@ fn clients_of_its_own_revision_play_the_rounds_with_its_own_names() {
 fn a_caller_who_cannot_be_asked_loses_nothing_but_the_question() {
     let bridge = start("stateful");
     let client = chat(&bridge);
-    // The server looks at what its caller declared.
+    // The server checks the capabilities that its caller declared.
     let refused = client.call("modern", "ask", json!({}));
     assert_eq!(refused.status, 500);
     assert!(
@@ -227,7 +227,7 @@ fn a_caller_who_cannot_be_asked_loses_nothing_but_the_question() {
     );
     let unable = Mcp::legacy(client.clone(), "modern", &json!({}));
     assert_eq!(unable.begin("ask", json!({})).refusal(), (200, -32021));
-    // It does not, and asks anyway.
+    // It does not check them, and asks nevertheless.
     let cancelled = json!({"action": "cancel"});
     assert_eq!(
         client.call("modern", "ask_anyway", json!({})).ok(),
@@ -235,7 +235,7 @@ fn a_caller_who_cannot_be_asked_loses_nothing_but_the_question() {
     );
     let told: Value = serde_json::from_str(&unable.text("ask_anyway", json!({}))).expect("JSON");
     assert_eq!(told, cancelled);
-    // The child is as good as before.
+    // The child still works as before.
     assert_eq!(
         client.call("modern", "echo", json!({"text": "hi"})).ok(),
         "hi"
@@ -278,7 +278,7 @@ fn a_server_that_wants_another_try_gets_it_and_one_that_never_ends_does_not() {
     );
 }
 
-// What older revisions have and this one has not.
+// Features of older revisions that this one does not have.
 
 #[test]
 fn pings_and_log_levels_are_answered_for_it() {
@@ -317,7 +317,7 @@ fn progress_has_the_clients_own_token() {
     );
 }
 
-// News.
+// Notifications.
 
 #[test]
 fn older_clients_hear_its_news_on_their_stream() {

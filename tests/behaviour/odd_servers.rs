@@ -1,4 +1,4 @@
-//! Servers whose messages are odd: nothing of it costs more than itself.
+//! Servers with unusual messages: an invalid part affects nothing else.
 
 use crate::support::{ALL, Client, Mcp, TestBridge, echo, fixture, servers, with};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ fn script(script: &Value) -> Value {
     json!({"command": "python3", "args": [fixture("script_server.py"), script.to_string()]})
 }
 
-/// A server that lists these.
+/// A server that lists these items.
 fn listing(method: &str, key: &str, items: &Value) -> Value {
     script(&json!({
         "capabilities": {"tools": {}, "prompts": {}, "resources": {}},
@@ -78,7 +78,7 @@ fn an_odd_tool_is_mended_at_the_endpoint_of_all_servers_and_named_in_warnings() 
     let checked = bridge.command(&["check", "--verbose"]);
     let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
     assert!(checked.contains("noschema"), "{checked}");
-    // The server's own words, where the client asked for this server.
+    // The server's own text, because the client addressed this server.
     let own = Mcp::legacy(bridge.client(), "odd", &json!({}));
     let listed = own.request("tools/list", json!({})).result();
     assert_eq!(listed["tools"][0], odd[0]);
@@ -407,7 +407,7 @@ fn the_text_of_links_is_an_embedded_resource_where_open_webui_would_show_a_resul
                 "{block}"
             );
         }
-        // Other clients show a text block to their model, and an embedded resource perhaps not.
+        // Other clients show a text block to their model, but perhaps not an embedded resource.
         for mcp in Mcp::both(&bridge.client(), server) {
             assert_eq!(second(&mcp)["type"], "text");
         }

@@ -1,4 +1,4 @@
-//! The `OpenAPI` endpoint: documents from memory, arguments as sent, content as mcpo gives it.
+//! The `OpenAPI` endpoint: documents from memory, arguments as sent, content in mcpo's format.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ fn document(bridge: &TestBridge, server: &str) -> Value {
     bridge.client().get(&format!("/{server}/openapi.json")).ok()
 }
 
-/// Every schema keyword's value below `node` that is a boolean where a schema stands.
+/// Finds the boolean values of schema keywords below `node` that require a schema.
 fn boolean_schemas(node: &Value, found: &mut Vec<String>) {
     match node {
         Value::Object(map) => {
@@ -137,7 +137,7 @@ fn a_changed_list_of_tools_is_noticed() {
     }
     eventually("it is listed", || has_extra("more"));
     assert_eq!(chat.call("more", "extra", json!({})).ok(), "extra");
-    // The catalogue learns from a fresh child; of this server only the session's own has the tool.
+    // The catalogue uses a new child; only the session's own child of this server has the tool.
     assert!(!has_extra("echo"));
     assert_eq!(chat.call("echo", "extra", json!({})).status, 404);
 }

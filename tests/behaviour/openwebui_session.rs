@@ -1,5 +1,5 @@
-//! Key and user token together: the user of the token is the caller, and the token goes nowhere but
-//! to Open WebUI.
+//! Key and user token together: the user of the token is the caller, and the token is sent only to
+//! Open WebUI.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ fn builder(openwebui: &FakeOpenWebUi) -> crate::support::Builder {
         .var(vars::OPENWEBUI_URL, openwebui.url())
 }
 
-/// As a connection of auth type session does it.
+/// A client like a connection of auth type session.
 fn session(bridge: &TestBridge, token: &str, chat: &str) -> Client {
     let client = bridge.client().bearer(token).header("X-MCPO-Key", KEY);
     let client = client.in_chat(chat);
@@ -36,7 +36,7 @@ fn the_user_of_the_token_is_the_caller_whatever_headers_say() {
     assert_eq!(count(&alice), 1);
     assert_eq!(count(&alice.clone().as_user("bob")), 2);
     assert_eq!(count(&session(&bridge, "token-of-bob", "c1")), 1);
-    // The same user by a header of a caller who has the key.
+    // The same user, named by a header of a caller with the key.
     let named = bridge.client().bearer(KEY).as_user("alice").in_chat("c1");
     assert_eq!(count(&named), 3);
 }
@@ -104,7 +104,7 @@ fn who_cannot_be_verified_is_told_that_and_not_that_he_is_wrong() {
         assert_eq!(refused.header("Retry-After"), "5");
         assert!(refused.text().contains("openwebui_unavailable"));
     }
-    // What went wrong is not remembered.
+    // Errors are not cached.
     openwebui.mood("/auths/", Mood::Well);
     assert_eq!(count(&session(&bridge, TOKEN, "c1")), 1);
 }
@@ -134,7 +134,7 @@ fn open_webui_is_asked_once_for_many_requests() {
         call.join().expect("an answer");
     }
     assert_eq!(openwebui.asked("/auths/").len(), 1);
-    // A bad one, too.
+    // A rejected token is cached, too.
     for _ in 0..3 {
         let client = session(&bridge, "made-up", "c1");
         assert_eq!(client.call("echo", "counter", json!({})).status, 401);

@@ -1,5 +1,5 @@
-//! What slow, large and many requests do to the bridge, at a small scale; `scripts/load-connections`
-//! does it at a large one.
+//! The effect of slow, large and many requests on the bridge, at a small scale;
+//! `scripts/load-connections` tests a large scale.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::support::{Builder, TestBridge, echo, eventually, servers, vars};
 
-/// What would wait for ever without a limit fails after this.
+/// Timeout for operations that would never end without a limit.
 const PATIENCE: Duration = Duration::from_secs(30);
 const HALF_HEAD: &str = "POST /echo/echo HTTP/1.1\r\nHost: localhost\r\nX-a: ";
 
@@ -28,7 +28,7 @@ fn open(address: SocketAddr, bytes: &str) -> TcpStream {
     stream
 }
 
-/// What comes until the bridge closes the connection.
+/// All bytes until the bridge closes the connection.
 fn rest(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer) {
@@ -51,7 +51,7 @@ fn a_head_that_does_not_come_ends_its_connection() {
     for sent in ["", HALF_HEAD] {
         assert_eq!(rest(open(bridge.address(), sent)), "");
     }
-    // Behind a whole request, too.
+    // Also after a complete request.
     let answer = rest(open(
         bridge.address(),
         &format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n{HALF_HEAD}"),
@@ -65,7 +65,7 @@ fn a_connection_without_a_request_ends_after_the_keep_alive() {
     let live = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let answer = rest(open(bridge.address(), live));
     assert!(answer.ends_with("ok\n"), "{answer}");
-    // A call that takes longer than that is no idle connection.
+    // A connection whose call takes longer than that is not idle.
     let slept = bridge.client().echo("sleep", json!({"seconds": 2}));
     assert!(slept.to_string().contains("slept"), "{slept}");
 }
@@ -206,7 +206,7 @@ fn a_body_is_refused_by_its_head_alone() {
     let bridge = builder().var(vars::API_KEY, "steel").start();
     let key = "Authorization: Bearer steel\r\n";
     let length = |bytes: u64| format!("{key}Content-Length: {bytes}\r\n");
-    // None of them gets a body, and none waits for one longer than a moment.
+    // None of them gets memory for its body, and none waits for it for more than a moment.
     for (path, more, status) in [
         ("/echo/echo", length(33 << 20), 413),
         ("/mcp/echo", length(33 << 20), 413),
@@ -247,7 +247,7 @@ fn heads_that_a_proxy_may_read_otherwise_are_400() {
         let answer = rest(open(bridge.address(), &sent));
         assert!(answer.starts_with("HTTP/1.1 400 "), "{sent:?}: {answer}");
     }
-    // Behind another one on the same connection.
+    // After another request on the same connection.
     let live = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let counted = head("/echo/counter", "Content-Length: 2\r\n") + "{}";
     let sent = format!("{live}{counted}{live}GET / HTTP/1.1\nHost: localhost\r\n\r\n");
@@ -256,7 +256,7 @@ fn heads_that_a_proxy_may_read_otherwise_are_400() {
     assert!(answer.contains("HTTP/1.1 400 "), "{answer}");
 }
 
-/// Parts as they are written here.
+/// Posts a multipart body in the form given here.
 fn parts(bridge: &TestBridge, path: &str, body: &[u8]) -> String {
     let mut sent = format!(
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\
@@ -268,7 +268,7 @@ fn parts(bridge: &TestBridge, path: &str, body: &[u8]) -> String {
     sent.extend_from_slice(body);
     let mut stream = TcpStream::connect(bridge.address()).expect("the bridge listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    // The answer may come before all is sent.
+    // The response may arrive before everything is sent.
     let _ = stream.write_all(&sent);
     rest(stream)
 }
@@ -328,7 +328,7 @@ fn an_upload_has_its_name_in_each_form_that_clients_send() {
             "{name}: {answer}"
         );
     }
-    // A file without a name of its own is one all the same, by its type.
+    // A file without a file name is recognised as a file by its type.
     let body = "--b\r\nContent-Disposition: form-data; name=\"data\"\r\n\
                 Content-Type: application/octet-stream\r\n\r\n1\r\n--b--\r\n";
     let answer = parts(&bridge, "/files", body.as_bytes());
@@ -351,7 +351,7 @@ fn hostile_bodies_at_once_take_no_more_than_the_budget() {
     chat.echo("counter", json!({}));
     let before = memory(&bridge, "VmRSS:");
     let values = format!("{{\"text\":[{}\"a\"]}}", "\"a\",".repeat(700_000));
-    // Without the argument that the tool asks for: nothing runs.
+    // Without the argument that the tool requires, so no process is started.
     let text = format!("{{\"number\":\"{}\"}}", "a".repeat(3_000_000));
     std::thread::scope(|scope| {
         for number in 0..12 {

@@ -1,5 +1,5 @@
-//! Calls that wait for their caller, and streams that wait for news: neither is in the way of the
-//! chat's other calls.
+//! Calls that wait for input of their caller, and streams that wait for notifications: neither
+//! blocks the chat's other calls.
 
 use std::thread;
 
@@ -45,7 +45,7 @@ fn answer(mcp: &Mcp, asked: &Value) {
     mcp.answer(asked, accepted(json!({"sure": true})));
 }
 
-/// Has the chat's turn until the bridge wakes `asleep.txt`.
+/// Holds the chat's turn until the bridge wakes `asleep.txt`.
 fn sleep(bridge: &TestBridge, client: &Client) -> PendingCall {
     let arguments = json!({"seconds": LONG, "touch": "asleep.txt", "until": "wake"});
     let call = client.begin("echo", "sleep", &arguments);
@@ -109,7 +109,7 @@ fn an_answered_call_goes_on_in_its_turn() {
         let done = retry(&asker, &files(), &pending).result();
         assert!(linked(&done).contains(&"after.txt"), "{done}");
     });
-    // Others come and go meanwhile.
+    // Other calls run meanwhile.
     for text in ["one", "two", "three"] {
         assert_eq!(
             bridge.chat("bob", "c1").echo("echo", json!({"text": text})),
@@ -118,7 +118,7 @@ fn an_answered_call_goes_on_in_its_turn() {
     }
     assert!(!retried.is_finished(), "it waits for its turn");
     bridge.wake("asleep.txt");
-    // Both files of the other call are its own: the pending one wrote nothing meanwhile.
+    // Both files of the other call are its own: the pending call wrote none meanwhile.
     let answer = sleeping.rest();
     assert!(
         answer.contains("asleep.txt") && !answer.contains("after.txt"),
@@ -139,7 +139,7 @@ fn an_unanswered_question_ends_its_call_and_not_its_child() {
     eventually("the child hears of it", || {
         heard(&mcp)["cancelled"] != json!([])
     });
-    // Too late, and no harm.
+    // Too late, and without effect.
     answer(&mcp, &asked);
     assert_eq!(mcp.text("pid", json!({})), pid);
 }

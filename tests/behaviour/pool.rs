@@ -1,4 +1,5 @@
-//! Processes that are ready before anybody calls: each for one caller, in a folder that becomes his.
+//! Warm processes, ready before a call needs them: each for one caller, in a folder that becomes the
+//! caller's.
 
 use std::{
     collections::HashSet,
@@ -32,7 +33,7 @@ fn wait_for_ready(bridge: &TestBridge, count: u64) {
     eventually("so many are ready", || load(bridge, "ready") == count);
 }
 
-/// How many calls found a process that was ready, or none.
+/// The number of calls that found a warm process, or none.
 fn asked(bridge: &TestBridge, outcome: &str) -> usize {
     let metrics = bridge.client().get("/metrics").text();
     let label = format!("outcome=\"{outcome}\"");
@@ -48,14 +49,14 @@ fn metadata(folder: &Path) -> Value {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-/// The folders of nobody.
+/// The unclaimed folders.
 fn unclaimed(bridge: &TestBridge) -> Vec<PathBuf> {
     let mut folders = bridge.workspaces();
     folders.retain(|folder| metadata(folder)["unclaimed"] == true);
     folders
 }
 
-/// Starts, and waits until the servers have said what they offer: the machine may be busy.
+/// Starts the bridge, and waits until the servers' lists are known, because the machine may be busy.
 #[track_caller]
 fn start(builder: Builder) -> TestBridge {
     let bridge = builder.start();
@@ -67,7 +68,7 @@ fn start(builder: Builder) -> TestBridge {
     bridge
 }
 
-/// The folder in which a call of the server `echo` works.
+/// The folder in which a call of the server `echo` runs.
 fn folder_of(bridge: &TestBridge, reply: &Value) -> PathBuf {
     let id = reply["MCPO_JOB_ID"].as_str().expect("an id");
     bridge.jobs().join(id)
@@ -77,7 +78,7 @@ fn pid(value: &Value) -> i32 {
     i32::try_from(value.as_i64().expect("a number")).expect("a pid")
 }
 
-/// The process that works in a folder, and not who watches it.
+/// The server process in a folder, not its supervisor.
 fn process_in(bridge: &TestBridge, folder: &Path) -> i32 {
     let mut children = bridge.children();
     children.retain(|process| !process.command.contains("__supervise"));
@@ -89,7 +90,7 @@ fn process_in(bridge: &TestBridge, folder: &Path) -> i32 {
     found.next().expect("a process works there")
 }
 
-/// A bridge in which one process of `echo` is ready, because somebody came before.
+/// A bridge with one warm process of `echo`, because of an earlier call.
 #[track_caller]
 fn one_ready(builder: Builder) -> (TestBridge, PathBuf) {
     let bridge = start(builder);
@@ -259,7 +260,7 @@ fn who_is_spoken_to_otherwise_gets_another() {
     let found: Value = serde_json::from_str(&mcp.text("env", json!({}))).expect("JSON");
     assert_ne!(folder_of(&bridge, &found), folder);
     assert_eq!(asked(&bridge, "hit"), 0);
-    // And the next who is as he was finds one.
+    // The next caller with the same capabilities finds one.
     wait_for_ready(&bridge, 2);
     let mcp = Mcp::legacy(
         bridge.chat("bob", "c1"),
@@ -378,7 +379,7 @@ fn none_is_kept_once_nobody_comes() {
 #[test]
 fn none_is_kept_where_memory_is_scarce() {
     let bridge = start(pooled(echo()).var(vars::POOL_MIN_FREE_MEMORY, "1000TiB"));
-    // A pool that has memory shows when this one would have been filled.
+    // A pool with enough memory shows when this one would have been filled.
     let (other, _) = one_ready(pooled(echo()));
     for chat in ["c1", "c2", "c3"] {
         for bridge in [&bridge, &other] {
@@ -399,7 +400,7 @@ fn a_ready_process_makes_room_before_anybodys_session_does() {
     ]);
     let builder = TestBridge::builder(config)
         .var(vars::POOL_MAX, 4)
-        // The last place is none of the pool's, whoever comes first.
+        // The pool never takes the last permit, whichever call is first.
         .var(vars::MAX_TOTAL_PROCESSES, 3);
     let (bridge, folder) = one_ready(builder);
     let alice = bridge.chat("first", "c0");
@@ -524,7 +525,7 @@ fn nobody_reaches_a_folder_of_nobody() {
 fn a_ready_process_tells_news_and_progress_as_any_other() {
     let (bridge, _) = one_ready(pooled(echo()));
     let mcp = || Mcp::legacy(bridge.chat("alice", "c1"), "echo", &json!({}));
-    // Of the same form of speech.
+    // With the same profile.
     Mcp::legacy(bridge.chat("first", "c1"), "echo", &json!({})).text("counter", json!({}));
     eventually("one more is ready", || load(&bridge, "ready") >= 1);
     let mcp = mcp();

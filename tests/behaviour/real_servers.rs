@@ -1,12 +1,12 @@
-//! The servers of `mcp-servers.json.example`, from the package index: slow and not offline, hence
-//! ignored by default. `cargo test real_servers -- --ignored`, with `uv` on the PATH.
+//! The servers of `mcp-servers.json.example`, from the package index: slow and with network access,
+//! therefore ignored by default. `cargo test real_servers -- --ignored`, with `uv` on the PATH.
 
 use std::{fs, process::Command};
 
 use crate::support::{Client, TestBridge, at_the_root};
 use serde_json::{Value, json};
 
-/// Where packages come from is the developer's business: these reach the launchers.
+/// The developer may configure the source of packages: these variables are passed to the launchers.
 fn is_for_launchers(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     [
@@ -58,7 +58,7 @@ fn start() -> TestBridge {
     bridge
 }
 
-/// Saves the link's bytes under `name` and looks inside with `scripts/verify_files.py`.
+/// Saves the link's content as `name` and checks it with `scripts/verify_files.py`.
 fn verify(client: &Client, link: &str, name: &str, conditions: &[&str]) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join(name);

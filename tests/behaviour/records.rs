@@ -1,5 +1,5 @@
-//! What is written in the jobs folder is neither lost nor forged when a file there cannot be read,
-//! is torn, or vanishes.
+//! Records in the jobs folder are neither lost nor forged if a file there is unreadable, truncated
+//! or removed.
 
 use std::{
     fs,
@@ -55,11 +55,11 @@ fn metadata_that_cannot_be_read_is_left_as_it_is() {
     assert_eq!(count(&chat), 1);
     let folder = chat_folder(&bridge.jobs());
     let (metadata, aside) = (folder.join("metadata.json"), folder.join("aside"));
-    // Root reads everything; a folder in its place is what also root cannot read.
+    // Root reads every file, but not a folder in place of a file.
     fs::rename(&metadata, &aside).expect("put aside");
     fs::create_dir(&metadata).expect("a folder");
     assert_eq!(count(&chat), 2, "a running chat goes on");
-    // Not each call writes metadata.
+    // Metadata is not written after every call.
     eventually("it is said", || {
         count(&chat);
         bridge.log().contains("not written to the journal")
@@ -130,7 +130,7 @@ fn a_jobs_folder_that_is_replaced_works_from_the_next_call_on() {
     let link = chat.call("echo", "write_file", file).link("a.txt");
     assert_eq!(chat.download(&link).text(), "words");
     bridge.wait_for_log("emptied or replaced");
-    // The chat from before has no folder any more: it begins anew, sooner or later.
+    // The earlier chat has no folder any more: it gets a new one, sooner or later.
     let before = bridge.chat("alice", "before");
     let again = until(PROMPT, || {
         let answer = before.call("echo", "counter", json!({}));

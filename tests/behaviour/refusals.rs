@@ -1,4 +1,4 @@
-//! Requests that are refused before their body was read, byte by byte on one kept connection.
+//! Requests that are rejected before their body is read, byte by byte on one persistent connection.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -7,21 +7,21 @@ use std::{
 
 use crate::support::{TestBridge, echo, servers, vars};
 
-/// A bridge that refuses whoever has no key.
+/// A bridge that rejects callers without a key.
 fn closed() -> TestBridge {
     TestBridge::builder(servers([("echo", echo())]))
         .var(vars::API_KEY, "key:steel")
         .start()
 }
 
-/// The head of a call with a body of so many bytes.
+/// The head of a call with a body of this length.
 fn head(length: usize, more: &str) -> String {
     format!(
         "POST /echo/counter HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{more}\r\n"
     )
 }
 
-/// An answer's status line and headers, once all of it was read.
+/// A response's status line and headers, after all of it was read.
 fn answer(stream: &mut BufReader<TcpStream>) -> String {
     answer_and_body(stream).0
 }

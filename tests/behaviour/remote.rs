@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 const KEY: &str = "a-key-that-nobody-may-read-anywhere";
 
-/// A bridge whose remote server `echo` is the one of `behind`.
+/// A bridge whose remote server `echo` is that of `behind`.
 fn in_front_of(behind: &TestBridge, more: Value) -> TestBridge {
     prepared(behind, more).start()
 }
@@ -22,7 +22,7 @@ fn prepared(behind: &TestBridge, more: Value) -> Builder {
     TestBridge::builder(servers([("echo", with(remote, more))]))
 }
 
-/// The port stays the same over restarts.
+/// The port stays the same after restarts.
 fn behind() -> Builder {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
     let port = port.expect("a free port").port();
@@ -35,7 +35,7 @@ fn counted(client: &Client) -> Value {
     result_of(&answer).clone()
 }
 
-/// A client's message to `/mcp/echo`; gives the JSON-RPC messages of the answer.
+/// Posts a client's message to `/mcp/echo`; returns the JSON-RPC messages of the response.
 fn mcp(client: &Client, message: &Value) -> (Vec<Value>, String) {
     let client = client
         .clone()
@@ -272,7 +272,7 @@ fn a_wrong_key_is_named_without_the_key() {
     }
 }
 
-/// Ended with the test.
+/// Ended on drop.
 struct Started(std::process::Child);
 
 impl Drop for Started {

@@ -1,5 +1,5 @@
-//! Remote servers that are of the older transport, that misbehave, or that want to see more than
-//! the body: through the whole bridge.
+//! Remote servers that use the older transport, misbehave, or require information besides the body:
+//! through the whole bridge.
 
 use std::{
     net::TcpStream,
@@ -23,7 +23,7 @@ fn endpoint(far: &Far) -> String {
     format!("{}/mcp", far.origin)
 }
 
-/// A server that does this to tool calls, and is well otherwise.
+/// A server that does this for tool calls, and otherwise works.
 fn at_calls(act: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static) -> Far {
     Far::start(move |seen, stream| match seen.method() {
         "tools/call" => act(seen, stream),

@@ -1,5 +1,5 @@
-//! Sessions of remote servers that are lost, in every spelling: the call that was refused for it is sent
-//! again once, in a new session.
+//! Lost sessions of remote servers, with all forms of the error: the rejected call is sent again once, in a
+//! new session.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use crate::support::{
 };
 use serde_json::{Value, json};
 
-/// How a server says that it does not know a session.
+/// The response of a server that does not know a session.
 type Refuse = fn(&Seen, &mut TcpStream) -> bool;
 
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -27,7 +27,7 @@ fn rpc_error(id: &Value, code: i64, words: &str) -> String {
     json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": words}}).to_string()
 }
 
-/// A server of Streamable HTTP that forgets its sessions where a call says so in `text`.
+/// A server of Streamable HTTP that forgets its sessions if a call requests it in `text`.
 fn forgetful(refuse: Refuse) -> Far {
     let (made, gone) = (AtomicUsize::new(0), AtomicUsize::new(0));
     Far::start(move |seen, stream| {
@@ -193,8 +193,8 @@ fn an_error_of_a_tool_about_a_session_of_its_own_is_passed_on_and_never_sent_aga
     assert_eq!(far.count("POST tools/call"), 1);
 }
 
-/// A server of the older transport whose table of sessions is lost at a call of "forget", while its streams
-/// stay open, as behind a balancer.
+/// A server of the older transport that loses its table of sessions at a call of "forget", while its
+/// streams stay open, as with a load balancer.
 fn old_and_forgetful(status: &'static str, body: &'static str) -> Far {
     let streams: Arc<Mutex<HashMap<usize, (TcpStream, bool)>>> = Arc::default();
     Far::start(move |seen, stream| {
@@ -256,7 +256,7 @@ fn a_session_of_the_older_transport_is_lost_though_its_stream_stays_open() {
             chat.call("far", "echo", json!({"text": "forget"})).ok();
             for text in ["b", "c"] {
                 let said = chat.call("far", "echo", json!({"text": text})).ok();
-                // The first in a new session says that what the old one held is gone.
+                // The first answer in a new session reports that the state of the old one is lost.
                 let told = said["result"].as_str().or(said.as_str());
                 assert_eq!(told, Some(text), "{mode} {status}: {said}");
             }
@@ -264,7 +264,7 @@ fn a_session_of_the_older_transport_is_lost_though_its_stream_stays_open() {
     }
 }
 
-/// An answer as an odd server gives it: header lines and body.
+/// The response of an unusual server: header lines and body.
 type Odd = fn(&Value) -> (String, String);
 
 #[test]

@@ -1,4 +1,4 @@
-//! Several bridges on one jobs folder, behind a balancer that knows nothing of chats.
+//! Several bridges on one jobs folder, behind a load balancer that does not know chats.
 
 use std::{
     collections::BTreeSet,
@@ -78,7 +78,7 @@ fn a_named_session_is_found_from_every_bridge() {
 
 #[test]
 fn chats_of_a_killed_bridge_go_on_elsewhere_with_their_files_and_are_told() {
-    // On one host a lock shows that it has ended, and no call waits for its lease to run out.
+    // On one host a lock shows that it has ended, and no call waits until its lease expires.
     let ttl = [(vars::LEASE_TTL, "100")];
     let mut replicas = Replicas::with(3, &just_echo(), &ttl);
     for chat in 0..9 {
@@ -131,7 +131,7 @@ fn who_hangs_up_anywhere_stops_the_work_where_it_is_done() {
     let pending = chats[1].begin("echo", "sleep", &sleep);
     replicas.bridges[0].wait_for_file("began");
     pending.hang_up();
-    // In order: this call has its turn once the other is over.
+    // In order: this call gets its turn after the end of the other.
     assert_eq!(result_of(&count(&chats[1])), 2);
     let cancelled = chats[1].call("echo", "cancelled", json!({})).ok();
     assert_eq!(cancelled, json!([61]));
@@ -154,7 +154,7 @@ fn a_stopped_bridge_is_succeeded_and_finds_itself_fenced_when_it_wakes() {
             .is_some_and(|notice| notice.contains("kept.txt"))
     );
     replicas.bridges[0].signal(Signal::CONT);
-    // Whatever reaches it first, its old child does no more work.
+    // Whichever event it notices first, its old child does no more work.
     assert_eq!(count(&chats[0]), 2, "it sends the call on");
     eventually("the old child is gone", || replicas.owners() == [1]);
     assert_eq!(count(&chats[0]), 3);
@@ -172,7 +172,8 @@ fn a_call_under_way_on_a_bridge_that_stops_dead_is_not_run_twice() {
     let direct = chats[0].begin("echo", "sleep", &sleep);
     replicas.bridges[0].wait_for_file("began");
     replicas.bridges[0].signal(Signal::STOP);
-    // The chat's turn is the sleeper's, so this one has not begun; but nobody here can know.
+    // The sleeping call has the chat's turn, so this one has not begun; but no other bridge can
+    // know that.
     let taken = count(&chats[1]);
     assert_eq!(result_of(&taken), 1, "{taken}");
     assert_eq!(
@@ -196,7 +197,7 @@ fn bridges_are_replaced_one_by_one_without_a_failed_request() {
     let mut replicas = Replicas::with(3, &config, &[(vars::DRAIN_DELAY, "5")]);
     let (stop, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
     let balancer = |addresses: &[Client], chat: usize| {
-        // As a balancer does: who is not ready gets nothing.
+        // Like a load balancer: a bridge that is not ready gets no requests.
         let mut turn = chat;
         while !stop.load(Ordering::Relaxed) {
             turn += 1;
@@ -252,7 +253,7 @@ fn a_bridge_that_is_about_to_end_hands_over_what_comes() {
     old.signal(Signal::TERM);
     eventually("it is not ready", || !old.client().is_ready());
     assert!(new.client().is_ready());
-    // Of this chat a call still runs there: the next one waits for its end, and then moves.
+    // A call of this chat still runs there: the next one waits for its end, and then moves.
     let moved = count(&chat);
     assert_eq!(moved["result"], 1, "{moved}");
     assert!(running.rest().starts_with("HTTP/1.1 200"));
@@ -289,10 +290,10 @@ fn nobody_else_speaks_as_a_bridge() {
             assert_eq!(answer.status, 403, "{path} {value}: {}", answer.text());
         }
     }
-    // Without a key it is as it was.
+    // Without a key the behaviour is unchanged.
     let answer = bridge.chat("alice", "c").call("echo", "counter", json!({}));
     assert_eq!(answer.status, 401);
-    // And what goes on does not need the client's key again.
+    // Forwarded requests do not need the client's key again.
     let keyed = |bridge: &TestBridge| bridge.chat("alice", "c").bearer("secret-key");
     assert_eq!(count(&keyed(&replicas.bridges[0])), 1);
     assert_eq!(count(&keyed(&replicas.bridges[1])), 2);

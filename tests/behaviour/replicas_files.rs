@@ -1,4 +1,5 @@
-//! Files between bridges: whichever a request with files meets, they lie where the chat is worked on.
+//! Files between bridges: whichever bridge receives a request with files, they are stored where the
+//! chat runs.
 
 use std::thread;
 
@@ -11,7 +12,7 @@ use crate::support::{
 
 type Part<'a> = (&'a str, Option<&'a str>, &'a [u8]);
 
-/// The chat's client at each bridge; the first holds it.
+/// The chat's client at each bridge; the first bridge holds the chat.
 fn held(replicas: &Replicas) -> [Client; 2] {
     let [one, two] = [0, 1].map(|index| replicas.bridges[index].chat("alice", "c1"));
     assert_eq!(one.echo("counter", json!({})), 1);
@@ -20,7 +21,7 @@ fn held(replicas: &Replicas) -> [Client; 2] {
 
 #[test]
 fn an_upload_goes_to_the_bridge_that_holds_the_chat() {
-    // The bound of bodies is not that of files.
+    // The limit on bodies does not apply to files.
     let replicas = Replicas::with(2, &just_echo(), &[(vars::MAX_BODY_BYTES, "1000")]);
     let [one, two] = held(&replicas);
     let large = vec![b'x'; 3_000_000];

@@ -1,5 +1,5 @@
-//! Bridges that cannot write in the jobs folder any more, though they run on: what they held ends
-//! before another starts it, and alone nothing ends.
+//! Bridges that still run but cannot write to the jobs folder: their children end before another
+//! bridge starts new ones, and without other bridges no child ends.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -11,9 +11,9 @@ fn count(client: &Client) -> crate::support::Reply {
     client.call("echo", "counter", json!({}))
 }
 
-/// A bridge whose own staging folder is a file: nothing of its records can be written, as on a full
-/// or read-only file system, while others write there. (CI runs as root and has no FUSE: neither the
-/// rights of a folder nor a mount could do that to one of two bridges.)
+/// A bridge whose own staging folder is a file: it cannot write its records, as on a full or
+/// read-only file system, while other bridges can. (CI runs as root and has no FUSE: neither the
+/// permissions of a folder nor a mount could do this to one of two bridges.)
 struct CutOff {
     staging: PathBuf,
 }
@@ -42,7 +42,7 @@ impl CutOff {
     }
 }
 
-/// Waits until more renewals failed than others wait for.
+/// Waits until more renewals have failed than other bridges wait for.
 fn wait_for_silence(bridge: &TestBridge) {
     let silent = until(Duration::from_secs(60), || {
         let failed = bridge.log().matches("heartbeat not written").count();
@@ -62,7 +62,7 @@ fn a_bridge_that_is_cut_off_from_its_records_has_no_process_left_when_another_ta
     let direct = chats[0].begin("echo", "sleep", &sleep);
     replicas.bridges[0].wait_for_file("began");
     let cut = CutOff::from_folder(&replicas.bridges[0]);
-    // The bridge itself runs and can be reached: until it is taken for dead, it gets the calls.
+    // The bridge itself runs and is reachable: until it counts as dead, it gets the calls.
     let taken = until(Duration::from_secs(90), || {
         let answer = count(&chats[1]);
         (answer.status == 200).then(|| (answer.json(), replicas.owners()))

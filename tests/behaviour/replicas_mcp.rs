@@ -13,12 +13,12 @@ fn count(client: &Client) -> Value {
     client.call("echo", "counter", json!({})).ok()
 }
 
-/// The server whose tool asks its client.
+/// A server whose tool requests input from its client.
 fn asker() -> Value {
     json!({"command": "python3", "args": [fixture("asking_server.py")]})
 }
 
-/// The call again, with the answer to what it asked.
+/// The call again, with the answer to its question.
 fn retry(mcp: &Mcp, tool: &str, pending: &Value) -> Stream {
     mcp.retry(
         tool,
@@ -28,7 +28,8 @@ fn retry(mcp: &Mcp, tool: &str, pending: &Value) -> Stream {
     )
 }
 
-/// A call by one way asks its session's client, whose answer by another way it hears.
+/// A call asks its client a question in its stream; the client answers through `answering`, at
+/// another bridge.
 #[track_caller]
 fn asks_and_hears(call: &Mcp, tool: &str, answering: &Mcp) {
     let mut asked = call.begin(tool, json!({}));
@@ -77,16 +78,17 @@ fn a_child_asks_its_client_through_bridges_that_do_not_run_it() {
     let home = Mcp::legacy(chat(0), "asking", &able);
     let session = home.session.clone().expect("a session");
     let at = |index: usize| Mcp::modern(chat(index), "asking", json!({})).in_session(&session);
-    // The chat's child comes to run on a bridge that the session was not made on.
+    // The chat's child runs on a bridge other than the one that created the session.
     let modern = Mcp::modern(chat(1), "asking", able.clone());
     let pending = modern.begin("ask", json!({})).result();
     assert_eq!(replicas.owners(), [1]);
-    // Its retry goes on from anywhere.
+    // Its retry works at every bridge.
     let modern = Mcp::modern(chat(2), "asking", able);
     let answer = retry(&modern, "ask", &pending).result();
     let text = answer["content"][0]["text"].as_str().expect("a text");
     assert!(text.contains("accept") && text.contains("red"), "{text}");
-    // A session's request: by the session's bridge to the one with the child, and its answer too.
+    // A session's request goes through the session's bridge to the one with the child, and so does
+    // its answer.
     asks_and_hears(&at(2), "ask", &at(1));
     assert_eq!(replicas.owners(), [1], "one child served all of it");
 }
@@ -170,7 +172,7 @@ fn clients_of_all_servers_find_their_chat_from_every_bridge() {
     let home = Mcp::legacy(chat(0), ALL, &able);
     let session = home.session.clone().expect("a session");
     assert_eq!(count(&chat(1)), 1);
-    // Without a session: the call goes to the chat, and the retry to the call.
+    // Without a session: the call goes to the chat's bridge, and the retry to the call's.
     let modern = |index: usize| Mcp::modern(chat(index), ALL, able.clone());
     assert_eq!(modern(2).text("echo_counter", json!({})), "2");
     let pending = modern(0).begin("asking_ask", json!({})).result();
@@ -178,7 +180,7 @@ fn clients_of_all_servers_find_their_chat_from_every_bridge() {
     let answer = retry(2).result();
     assert!(answer.to_string().contains("red"), "{answer}");
     assert_eq!(retry(0).refusal().1, -32602);
-    // With one: by its home to the chat, and the client's answer after it.
+    // With a session: through its home bridge to the chat's, followed by the client's answer.
     let at = |index: usize| Mcp::modern(chat(index), ALL, json!({})).in_session(&session);
     assert_eq!(at(2).text("echo_counter", json!({})), "3");
     asks_and_hears(&at(2), "asking_ask", &at(1));

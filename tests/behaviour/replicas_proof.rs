@@ -1,5 +1,5 @@
-//! Who does not hold the peer key gets no request, no token and no answer believed, whatever stands in
-//! the jobs folder.
+//! A process without the peer key gets no request and no token, and its responses are not accepted,
+//! whatever the jobs folder contains.
 
 use std::{
     fs::{self, File},
@@ -23,15 +23,15 @@ use crate::support::{
 
 const TOKEN: &str = "eyJ-bobs-token-for-open-webui";
 const PEER_KEY: &str = "a peer key that is long enough for all";
-/// An argument of the call, which nobody else may read.
+/// A secret argument of the call.
 const ARGUMENT: &str = "an argument that is a secret";
 const FAKE: &str = "FAKE REPLICA ANSWER";
 
-/// Takes connections and keeps what comes. Runs until the test's process ends.
+/// Accepts connections and records the received bytes. Runs until the test's process ends.
 #[derive(Clone)]
 struct Wire {
     address: SocketAddr,
-    /// Each connection's bytes, as they came.
+    /// The received bytes of each connection.
     heard: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -64,13 +64,13 @@ impl Wire {
         self.heard.lock().expect("no panic").clone()
     }
 
-    /// All that came, as text.
+    /// All received bytes, as text.
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.heard().concat()).into_owned()
     }
 }
 
-/// Answers whatever it is asked, first with `begins`.
+/// Answers every request, first with `begins`.
 fn liar(begins: &'static str) -> Wire {
     Wire::start(move |mut stream, hear| {
         let mut buffer = [0; 4096];
@@ -90,7 +90,7 @@ fn liar(begins: &'static str) -> Wire {
     })
 }
 
-/// A record of a bridge that there is not, kept fresh, and its lock, held.
+/// A record of a bridge that does not exist, kept up to date, and its lock, held.
 struct FakeReplica {
     id: String,
     record: PathBuf,
@@ -142,7 +142,7 @@ impl FakeReplica {
         }
     }
 
-    /// Writes itself into each chat's lease.
+    /// Writes its name into each chat's lease.
     fn take_all(&self, bridge: &TestBridge, address: SocketAddr) {
         for folder in bridge.workspaces() {
             let path = folder.join("lease");
@@ -169,7 +169,7 @@ impl Drop for FakeReplica {
     }
 }
 
-/// Bob, whose requests bring his own token.
+/// Bob, whose requests contain his own token.
 fn bob(bridge: &TestBridge) -> Client {
     let client = bridge.client().bearer(TOKEN).header("X-MCPO-Key", KEY);
     client.in_chat("bobs-chat")
@@ -210,7 +210,8 @@ fn a_fake_replica_gets_no_request_and_no_token() {
             let text = answer.text();
             assert!(!text.contains(FAKE), "{bridges} {key:?}: {text}");
             assert_eq!(answer.status, 503, "{bridges} {key:?}: {text}");
-            // It cannot prove itself; on a busy machine it is sometimes only found to be silent.
+            // It cannot prove its identity; on a busy machine it sometimes only counts as not
+            // responding.
             assert!(text.contains("cannot be reached"), "{text}");
         }
         eventually("operators are told", || {
@@ -227,7 +228,7 @@ fn a_fake_replica_gets_no_request_and_no_token() {
     }
 }
 
-/// Carries bytes to `to` and back, and back as `change` makes them.
+/// A proxy to `to`; `change` makes it modify the responses.
 fn relay(to: Arc<Mutex<Option<SocketAddr>>>, change: Arc<AtomicBool>) -> Wire {
     Wire::start(move |stream, hear| {
         let to = to.lock().expect("no panic").expect("an address");
@@ -293,7 +294,7 @@ fn who_relays_between_bridges_reads_nothing_repeats_nothing_and_changes_nothing(
     for secret in [ARGUMENT, "bob", "counter", "x-mcpo-peer", "/echo"] {
         assert!(!heard.to_lowercase().contains(secret), "{secret}: {heard}");
     }
-    // The same bytes once more, on new connections: all of them at once, and again.
+    // The same bytes again, on new connections: all at once, and then again.
     for bytes in wire.heard() {
         for _ in 0..2 {
             let mut again = TcpStream::connect(replicas.bridges[0].address()).expect("it listens");
@@ -306,7 +307,7 @@ fn who_relays_between_bridges_reads_nothing_repeats_nothing_and_changes_nothing(
         }
     }
     assert_eq!(count(&home).ok(), 3, "nothing was done twice");
-    // Answers that are changed on the way are no answers.
+    // Responses modified in transit are not accepted.
     change.store(true, Ordering::Relaxed);
     let answer = count(&away);
     assert!([502, 503].contains(&answer.status), "{}", answer.text());

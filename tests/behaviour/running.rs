@@ -1,4 +1,4 @@
-//! What an operator sees: health, metrics, logs, reload, commands.
+//! Operation: health, metrics, logs, reload, commands.
 
 use crate::support::{TestBridge, at_the_root, echo, eventually, fixture, servers, vars, with};
 use rustix::process::Signal;
@@ -8,7 +8,7 @@ fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))
 }
 
-/// The log's lines; each has to be JSON.
+/// The lines of the log; each must be JSON.
 fn log_lines(bridge: &TestBridge) -> Vec<Value> {
     let log = bridge.log();
     let lines = log
@@ -93,7 +93,8 @@ fn every_call_download_and_refusal_leaves_one_audit_line() {
         text.contains("alice") && text.contains("write_file") && text.contains("a.txt"),
         "{text}"
     );
-    // sha256 of "private-content" is there, and neither content nor chat nor the link's token.
+    // The log contains the sha256 of "private-content", but neither content nor chat nor the link's
+    // token.
     for secret in [
         "private-content",
         "the-chat",
@@ -181,7 +182,7 @@ fn a_bad_config_at_the_start_names_file_path_value_and_all_faults() {
     ]);
     let (code, said) = TestBridge::builder(config).prepare().refuses_to_start();
     assert_eq!(code, Some(2), "{said}");
-    // Once, in the log: there is no terminal.
+    // Once, in the log, because there is no terminal.
     assert_eq!(said.matches("one.command").count(), 1, "{said}");
     for words in [
         "mcp-servers.json",
@@ -214,7 +215,7 @@ fn secrets_in_the_config_reach_the_child_and_nobody_else() {
     let environment = chat.echo("env", json!({}));
     assert_eq!(environment["TOKEN"], "the-servers-secret");
     assert_eq!(environment["HOME_OF"], "fallback");
-    // The folder's path is made relative on its way out, and the folder itself is ".".
+    // The folder's path is made relative in answers, and the folder itself is ".".
     assert_eq!(environment["WORK"], environment["MCPO_WORKDIR"]);
     assert!(!bridge.finished_log().contains("the-servers-secret"));
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Mcp, TestBridge, echo, servers, with};
 
-/// Its tool `change_tools` adds a tool `extra`, in that process alone.
+/// Its tool `change_tools` adds a tool `extra`, in that process only.
 fn start(more: Value) -> TestBridge {
     let server = with(echo(), json!({"session_lists": true}));
     TestBridge::start(servers([("echo", with(server, more))]))
@@ -33,7 +33,7 @@ fn each_chat_sees_and_calls_the_tools_of_its_own_process() {
         assert!(!tools(&mcp).contains(&"extra".to_owned()));
         assert_eq!(mcp.begin("extra", json!({})).refusal().1, -32602);
     }
-    // The server itself says that it has no such tool.
+    // The server itself returns the error for the unknown tool.
     let unknown = bob.call("echo", "extra", json!({})).expect(422);
     assert_eq!(unknown["detail"]["message"], "Unknown tool: extra");
 }
@@ -56,7 +56,7 @@ fn the_config_still_hides_tools() {
 fn arguments_that_only_the_session_may_understand_are_left_to_the_server() {
     let bridge = start(json!({}));
     let alice = bridge.chat("alice", "c1");
-    // The catalogue's schema wants a number here, and mends what is nearly one.
+    // The catalogue's schema requires a number here, and corrects a similar value.
     assert_eq!(alice.echo("arguments", json!({"count": "5"}))["count"], 5);
     assert_eq!(
         alice.echo("arguments", json!({"count": "many"}))["count"],

@@ -1,4 +1,4 @@
-//! Sessions that make room for each other, die, and are waited for in vain.
+//! Sessions that make room for each other or exit, and timeouts of waiting calls.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn one_at_a_time(first: Value) -> TestBridge {
         .start()
 }
 
-/// Clock ticks (10 ms) that a process used so far.
+/// Clock ticks (10 ms) of processor time that a process has used.
 fn ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
     let (_, fields) = stat.rsplit_once(')').expect("a name");
@@ -127,7 +127,7 @@ fn what_was_lost_is_said_even_if_the_first_call_afterwards_fails() {
     assert_eq!(chat.echo("counter", json!({})), 2, "said once");
 }
 
-/// A bridge whose shared server `shared` was learnt; from now on its start takes `seconds`.
+/// A bridge whose shared server `shared` is already known; from now on its start takes `seconds`.
 fn slow_from_now_on(seconds: u32) -> TestBridge {
     let bridge = TestBridge::start(servers([("shared", slow_shared())]));
     bridge.client().get("/shared/openapi.json").ok();
@@ -139,7 +139,7 @@ fn slow_from_now_on(seconds: u32) -> TestBridge {
     bridge
 }
 
-/// Reads how long to wait from a file beside the config, three folders above its own.
+/// A server that reads its start delay from a file beside the config, three folders above its own.
 fn slow_shared() -> Value {
     let start = format!(
         "delay=../../../config/delay; [ ! -e $delay ] || sleep $(cat $delay); exec python3 {}",
@@ -178,6 +178,6 @@ fn a_shared_server_that_hangs_at_its_start_delays_no_shutdown() {
     let waiting = bridge.client().begin("shared", "counter", &json!({}));
     eventually("it starts", || bridge.workspaces().len() == 1);
     waiting.hang_up();
-    // Its end within the harness's patience is the test.
+    // The test passes if it ends within the harness's timeout.
     bridge.finish();
 }

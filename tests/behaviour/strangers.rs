@@ -1,10 +1,10 @@
-//! What a request is worth that only its address speaks for, and what strangers learn.
+//! Requests that are trusted only by their address, and the information that unknown callers get.
 
 use serde_json::{Value, json};
 
 use crate::support::{Client, TestBridge, echo, eventually, rude, servers, vars};
 
-/// What shows that a request from loopback began elsewhere.
+/// Headers which show that a request from loopback originated on another machine.
 const SIGNS: [(&str, &str); 9] = [
     ("Forwarded", "for=192.0.2.1"),
     ("X-Forwarded-For", "192.0.2.1"),
@@ -30,7 +30,7 @@ fn whatever_a_proxy_adds_a_user_is_not_known_by_its_address() {
     for (name, value) in SIGNS {
         assert_ne!(pid(&alice.clone().header(name, value)), hers, "{name}");
     }
-    // nginx's plain proxy_pass adds no header, and speaks the oldest HTTP.
+    // nginx's plain proxy_pass adds no header, and uses HTTP/1.0.
     let old = format!(
         "POST /echo/where HTTP/1.0\r\nHost: {}\r\nX-OpenWebUI-User-Id: alice\r\n\
          X-OpenWebUI-Chat-Id: c1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}",
@@ -134,7 +134,7 @@ fn health_names_servers_and_reasons_to_operators_alone() {
                 assert!(health["servers"]["echo"].is_object(), "{name}: {health}");
             }
         }
-        // A page that bound its own name to our address.
+        // A web page that bound its own host name to the bridge's address.
         let rebound = b"GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
         let answer = client.raw(rebound);
         assert!(

@@ -1,5 +1,5 @@
-//! Attacks on who somebody is: the same answer at every endpoint, no hint of what is somebody else's,
-//! and nothing of a caller's credentials beyond the bridge.
+//! Attacks on callers' identities: the same response at every endpoint, no hint of other users' data,
+//! and the caller's credentials are not sent beyond the bridge.
 
 use crate::{
     identity::token,

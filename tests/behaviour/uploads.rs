@@ -1,4 +1,4 @@
-//! Files that come by HTTP: for a chat's folder, or with the call that needs them.
+//! Files uploaded over HTTP: for a chat's folder, or with the call that needs them.
 
 use crate::support::{Client, TestBridge, echo, servers, vars, with};
 use serde_json::{Value, json};

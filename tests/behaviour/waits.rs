@@ -1,4 +1,4 @@
-//! What waits, for how long, and what waits for nothing.
+//! Waits and their timeouts, and operations that must not wait.
 
 use std::{
     fs::{self, File},
@@ -19,7 +19,7 @@ fn a_lock_that_somebody_keeps_holds_up_no_answer() {
         lock.lock().expect("it is free between calls");
     }
     assert_eq!(chat.echo("counter", json!({})), 2);
-    // A record that was waited for to its end would be written, or refused after the 5 s of a lock.
+    // If the bridge waited for the record, it would be written, or fail after the 5 s of a lock.
     bridge.wait_for_log("is written late");
 }
 
@@ -58,7 +58,7 @@ fn a_shared_server_gets_no_more_calls_at_once_than_its_config_says() {
     let bridge = TestBridge::start(servers([("echo", shared), ("other", other)]));
     let sleep = |touch: &str| {
         let arguments = json!({"seconds": LONG, "touch": touch});
-        // By two users: one never has all of it.
+        // By two users, because one user never gets all of it.
         let call = bridge.chat(touch, "c1").begin("echo", "sleep", &arguments);
         bridge.wait_for_file(touch);
         call
@@ -66,7 +66,7 @@ fn a_shared_server_gets_no_more_calls_at_once_than_its_config_says() {
     let (first, _second) = (sleep("first"), sleep("second"));
     let arguments = json!({"seconds": 0, "touch": "third"});
     let third = bridge.client().begin("echo", "sleep", &arguments);
-    // Others come and go meanwhile, by the same way up to the process.
+    // Other calls run meanwhile, and get as far as the process.
     for count in 1..20 {
         assert_eq!(
             bridge.client().call("other", "counter", json!({})).ok(),
@@ -81,18 +81,18 @@ fn a_shared_server_gets_no_more_calls_at_once_than_its_config_says() {
 
 #[test]
 fn the_waits_of_a_call_have_one_limit_together() {
-    // Far from what two limits take together, on both sides.
+    // Clearly different from the sum of the two limits, in both directions.
     const LIMIT: u64 = 25;
     let bridge = TestBridge::builder(servers([("echo", echo())]))
         .var(vars::MAX_CONCURRENT, 1)
         .var(vars::QUEUE_TIMEOUT, LIMIT)
         .start();
-    // The only place among the running calls is taken by another chat.
+    // Another chat takes the only permit among the running calls.
     let sleeping = json!({"seconds": 3 * LONG, "touch": "place"});
     let _place = bridge.chat("alice", "c1").begin("echo", "sleep", &sleeping);
     bridge.wait_for_file("place");
     let chat = bridge.chat("alice", "c2");
-    // This one has its chat's turn while it waits for the place.
+    // This call has its chat's turn while it waits for the permit.
     let first = chat.begin("echo", "counter", &json!({}));
     let began = Instant::now();
     let second = chat.call("echo", "counter", json!({}));

@@ -1,5 +1,5 @@
-//! Files that a call wrote elsewhere than as plain files of its working directory, and what it costs a
-//! chat to write too much there.
+//! Files that a call wrote other than as plain files of its working directory, and the consequences
+//! for a chat that writes too much there.
 
 use std::{
     fs,
@@ -56,9 +56,9 @@ fn what_a_call_wrote_and_names_is_linked_wherever_in_its_folders_it_lies() {
         assert_eq!(chat.download(&reply.link(name)).text(), "content");
         assert!(!reply.text().contains("/mb-"), "{}", reply.text());
     }
-    // It writes a file that neither its answer nor its arguments name.
+    // It writes a file that is named neither in its answer nor in its arguments.
     assert_eq!(names(&ask(&chat, "bind_socket", json!({}))), [""; 0]);
-    // Named now, but of an earlier call.
+    // Named now, but written by an earlier call.
     let late = json!({"text": "see ../tmp/proof"});
     assert_eq!(names(&ask(&chat, "say", late)), [""; 0]);
     for cache in [
@@ -106,7 +106,7 @@ fn an_answer_that_names_a_secret_gets_no_link_and_learns_nothing() {
         "~/../lease".to_owned(),
     ];
     for secret in &secrets {
-        // As a server would that claims to have written it, and with an argument that names it.
+        // The answer of a server that claims to have written it, and an argument that names it.
         let said = |path: &str| {
             let text = format!("Saved to {path}");
             ask(&chat, "say", json!({"text": text, "about": path}))
@@ -123,7 +123,7 @@ fn an_answer_that_names_a_secret_gets_no_link_and_learns_nothing() {
         );
         assert_eq!(there, absent.replace("-absent", ""), "{secret}");
     }
-    // Neither through a link.
+    // Not through a link either.
     for (path, to) in [("../tmp/l", "/etc/passwd"), (".l", "../metadata.json")] {
         let reply = ask(&chat, "link", json!({"path": path, "to": to}));
         assert_eq!(names(&reply), [""; 0], "{}", reply.text());
@@ -144,7 +144,7 @@ fn a_file_outside_is_told_once_and_a_linked_one_is_not() {
     let reply = ask(&chat, "write", claimed);
     assert_eq!(names(&reply), ["report.docx"]);
     assert_eq!(notice(&reply), "");
-    // Nothing is said of paths that are only read or talked about.
+    // There is no notice about paths that are only read or mentioned.
     let read = ask(&chat, "read", json!({"path": "/etc/hostname"}));
     assert!(
         !read.text().contains("outside this chat"),
@@ -175,14 +175,14 @@ fn temporary_folders_have_short_names_however_deep_the_jobs_folder_is() {
         fs::metadata(&folder).expect("a folder").mode() & 0o777,
         0o700
     );
-    // A second bridge on this host leaves the first one's alone.
+    // A second bridge on this host does not touch the first one's.
     let second = TestBridge::start(config());
     ask(&second.chat("alice", "c1"), "bind_socket", json!({})).ok();
     assert!(link.is_symlink());
     second.finish();
     assert!(link.is_symlink());
     bridge.kill_hard();
-    // Another test's bridge may sweep it before this one does.
+    // Another test's bridge may remove it before this one does.
     bridge.restart();
     ask(&bridge.chat("alice", "c2"), "bind_socket", json!({})).ok();
     assert!(!folder.exists(), "what a killed bridge left is swept");
@@ -191,7 +191,7 @@ fn temporary_folders_have_short_names_however_deep_the_jobs_folder_is() {
     assert!(!folder.exists(), "and what one that ends has made");
 }
 
-/// The folder of links that leads into this jobs folder, and such a link.
+/// The folder of links that points into this jobs folder, and such a link.
 fn short_name(jobs: &Path) -> (PathBuf, PathBuf) {
     let jobs = fs::canonicalize(jobs).expect("the jobs folder");
     let entries = |path: &Path| {
@@ -223,7 +223,7 @@ fn a_blob_in_an_answer_becomes_a_file_with_a_link() {
     assert_eq!(names(&reply), ["report.gz"]);
     let link = reply.link("report.gz");
     assert_eq!(chat.download(&link).text(), "hello");
-    // The same again is the same file, with a link of its own.
+    // The same content is the same file, with a separate link.
     let again = blob("demo://a/report.gz");
     assert_eq!(names(&again), ["report.gz"]);
     assert_ne!(again.link("report.gz"), link);
@@ -241,7 +241,7 @@ fn a_blob_in_an_answer_becomes_a_file_with_a_link() {
     assert!(told.contains("MCPO_MAX_WORKSPACE_BYTES"), "{told}");
 }
 
-/// What Python's own SQLite finds in a file by itself.
+/// The rows that Python's own SQLite reads from a file.
 fn rows(bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("copy.db");
@@ -268,7 +268,7 @@ fn a_database_is_one_file_with_all_that_was_committed() {
         assert_eq!(rows(&chat.download(&reply.link("data.db")).body), expected);
     }
     assert!(bridge.work_with("data.db").join("data.db-wal").exists());
-    // Files that are only called so are files.
+    // Files that only have such names are ordinary files.
     for name in ["notes", "notes-wal", "other-journal"] {
         assert_eq!(names(&write(&chat, name)), [name]);
     }
@@ -332,7 +332,7 @@ fn a_chat_over_its_quota_can_list_and_delete_and_goes_on() {
         assert!(reply.text().contains("home/ and tmp/"), "{}", reply.text());
         let listed = files(&chat, "list_files", json!({}));
         assert!(listed.text().contains("a.txt"), "{}", listed.text());
-        // Nor does a call fail that writes nothing.
+        // A call that writes nothing does not fail either.
         ask(&chat, "say", json!({"text": "hello"})).ok();
         assert_eq!(write(&chat, more).status, 507);
         files(&chat, "clear_temporary_files", json!({})).ok();
@@ -363,7 +363,7 @@ fn too_many_temporary_files_are_told_by_a_true_number() {
         "{}",
         reply.text()
     );
-    // What is in `work/` is linked as ever.
+    // Files in `work/` are linked as always.
     assert_eq!(names(&write(&chat, "a.txt")), ["a.txt"]);
     files(&chat, "clear_temporary_files", json!({})).ok();
     assert_eq!(notice(&write(&chat, "b.txt")), "");
@@ -415,7 +415,7 @@ fn below_the_disk_floor_files_are_listed_and_deleted() {
 
 #[test]
 fn a_copy_that_takes_too_long_is_given_up_and_not_begun_again() {
-    // Nothing of it is on disk, but its digest takes hours.
+    // It uses no disk space, but its digest takes hours.
     const BYTES: u64 = 1 << 42;
     let slow = with(places(), json!({"timeout": 10}));
     let bridge = TestBridge::builder(servers([("places", slow)]))

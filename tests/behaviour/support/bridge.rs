@@ -1,4 +1,4 @@
-//! A bridge of its own for each test, and the proof that it leaves nothing behind.
+//! Runs a separate bridge for each test, and asserts that it leaves nothing behind.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,22 +18,22 @@ use super::{
 };
 
 const START: Duration = Duration::from_secs(60);
-/// Its own grace for children, and then some for a busy machine.
+/// Timeout of the bridge's end: its grace period for children, with a margin for a busy machine.
 const STOP: Duration = Duration::from_secs(60);
-/// The log's end that a failing test prints, in bytes.
+/// Size of the end of the log that a failing test prints, in bytes.
 const LOG_SHOWN: usize = 16 * 1024;
 
-/// What a test sets before the bridge starts.
+/// The settings of a test before the bridge starts.
 pub struct Builder {
     config: Value,
     variables: Vec<(String, String)>,
     arguments: Vec<String>,
-    /// Shared with others.
+    /// A jobs folder shared with other bridges.
     jobs: Option<PathBuf>,
 }
 
 impl Builder {
-    /// Works in a jobs folder that other bridges may use, too: who made it sees to it.
+    /// Uses a jobs folder that other bridges may use, too; the caller checks and removes it.
     #[must_use]
     pub fn jobs(mut self, path: PathBuf) -> Self {
         self.jobs = Some(path);
@@ -48,15 +48,15 @@ impl Builder {
         self
     }
 
-    /// Adds an argument behind `serve`.
+    /// Adds an argument after `serve`.
     #[must_use]
     pub fn arg(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
     }
 
-    /// Starts the bridge and waits until it is ready and knows what the well-behaved servers offer: a
-    /// call waits for that for some seconds only, and a busy machine takes longer.
+    /// Starts the bridge and waits until it is ready and knows the lists of the well-behaved servers: a
+    /// call waits for them for a few seconds only, and a busy machine takes longer.
     #[track_caller]
     pub fn start(self) -> TestBridge {
         let mut bridge = self.prepare();
@@ -65,7 +65,8 @@ impl Builder {
         bridge
     }
 
-    /// Makes the folders and the config; nothing runs yet, for tests of commands and of bad starts.
+    /// Creates the folders and the config without starting the bridge, for tests of commands and of
+    /// failed starts.
     pub fn prepare(self) -> TestBridge {
         let root = tempfile::Builder::new().prefix("mcpo-test-").tempdir();
         let root = root.expect("a temporary folder");
@@ -100,12 +101,12 @@ struct Running {
     address: SocketAddr,
 }
 
-/// A running bridge with jobs, tools and config folders of its own.
+/// A running bridge with its own jobs, tools and config folders.
 pub struct TestBridge {
     root: TempDir,
     settings: Builder,
     running: Option<Running>,
-    /// By SIGKILL, and not restarted since: what it was writing may lie there.
+    /// Whether it was killed by SIGKILL and not restarted since: incomplete files may be left.
     killed: bool,
 }
 
@@ -124,7 +125,8 @@ impl TestBridge {
         Self::builder(config).start()
     }
 
-    /// As `start`, and waits until every server is learnt or has failed, however slow the machine is.
+    /// As `start`, and waits until every server's lists are known or have failed, however slow the
+    /// machine is.
     #[track_caller]
     pub fn ready(config: Value) -> Self {
         let bridge = Self::start(config);
@@ -155,7 +157,7 @@ impl TestBridge {
         let mut client = self.client();
         let keys = self.settings.variables.iter();
         if let Some((_, keys)) = keys.rev().find(|(name, _)| name == vars::API_KEY) {
-            // The first of `NAME:KEY,…`: only with a key /health speaks of servers.
+            // The first of `NAME:KEY,…`: `/health` shows servers only with a key.
             let key = keys.split(',').next().unwrap_or_default();
             client = client.bearer(key.rsplit(':').next().unwrap_or_default());
         }
@@ -166,13 +168,13 @@ impl TestBridge {
         });
     }
 
-    /// A client without any header: nobody, in no chat, from loopback.
+    /// A client without any header: anonymous, without a chat, from loopback.
     #[track_caller]
     pub fn client(&self) -> Client {
         Client::new(self.address())
     }
 
-    /// A client as Open WebUI on this machine would be for `user` in `chat`.
+    /// A client with the headers of Open WebUI on this machine, for `user` in `chat`.
     #[track_caller]
     pub fn chat(&self, user: &str, chat: &str) -> Client {
         self.client().as_user(user).in_chat(chat)
@@ -196,12 +198,12 @@ impl TestBridge {
         self.root.path().join("config/mcp-servers.json")
     }
 
-    /// Replaces the config file in one step, as an editor does.
+    /// Replaces the config file atomically, as an editor does.
     pub fn write_config(&self, config: &Value) {
         self.write_config_text(&format!("{config:#}"));
     }
 
-    /// The same for text that may be no JSON.
+    /// The same for text that may be invalid JSON.
     pub fn write_config_text(&self, text: &str) {
         let new = self.config_file().with_extension("new");
         fs::write(&new, text).expect("the config is written");
@@ -213,7 +215,7 @@ impl TestBridge {
         folders::workspaces(&self.jobs())
     }
 
-    /// The `work` folder that has `name` in it.
+    /// The `work` folder that contains `name`.
     #[track_caller]
     pub fn work_with(&self, name: &str) -> PathBuf {
         let works = self.workspaces().into_iter().map(|job| job.join("work"));
@@ -221,19 +223,19 @@ impl TestBridge {
         found.unwrap_or_else(|| panic!("no workspace has {name}"))
     }
 
-    /// Waits until a child has made `work/{name}` in some workspace.
+    /// Waits until a child has created `work/{name}` in some workspace.
     #[track_caller]
     pub fn wait_for_file(&self, name: &str) {
         eventually(&format!("{name} is in a workspace"), || self.has_file(name));
     }
 
-    /// Ends the call of `sleep` that was told to `touch` this file, and to sleep `until` there is `wake`.
+    /// Ends the call of `sleep` whose `touch` is this file and whose `until` is `wake`.
     #[track_caller]
     pub fn wake(&self, touched: &str) {
         fs::write(self.work_with(touched).join("wake"), "").expect("the file is written");
     }
 
-    /// Waits until so many calls wait for a permit.
+    /// Waits until this number of calls wait for a permit.
     #[track_caller]
     pub fn wait_for_waiting_calls(&self, calls: usize) {
         eventually("the calls wait", || {
@@ -248,7 +250,7 @@ impl TestBridge {
             .any(|path| path.join("work").join(name).exists())
     }
 
-    /// Live processes that this test caused, the bridge itself left out.
+    /// Running processes caused by this test, without the bridge itself.
     pub fn children(&self) -> Vec<Process> {
         let own = self
             .running
@@ -259,7 +261,7 @@ impl TestBridge {
         all
     }
 
-    /// Lowers the bridge's limit on open files until it can open so many more.
+    /// Lowers the bridge's limit on open files so that it can open only this number of additional files.
     pub fn leave_descriptors(&self, count: usize) {
         let pid = self.running.as_ref().expect("the bridge runs").child.id();
         let listed = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
@@ -275,10 +277,9 @@ impl TestBridge {
         prlimit(pid, Resource::Nofile, lower).expect("a lower limit");
     }
 
-    /// The whole lines that the bridge wrote to stdout and stderr so far. A thread of its own writes
-    /// them, so a line may come after the answer of the request that it is about: wait with
-    /// [`Self::wait_for_log`] for what has to be there, and look into [`Self::finished_log`] for what
-    /// must not be.
+    /// The complete lines that the bridge has written to stdout and stderr. A separate thread writes
+    /// them, so a line may appear after the response of its request: use [`Self::wait_for_log`] for lines
+    /// that must appear, and [`Self::finished_log`] for lines that must not.
     pub fn log(&self) -> String {
         let raw = fs::read(self.log_file()).unwrap_or_default();
         let mut log = String::from_utf8_lossy(&raw).into_owned();
@@ -286,7 +287,7 @@ impl TestBridge {
         log
     }
 
-    /// Waits until these words are in the log, and gives it.
+    /// Waits until the log contains this text, and returns the log.
     #[track_caller]
     pub fn wait_for_log(&self, words: &str) -> String {
         eventually(&format!("the log has `{words}`"), || {
@@ -295,20 +296,20 @@ impl TestBridge {
         self.log()
     }
 
-    /// Ends the bridge and gives the whole log.
+    /// Ends the bridge and returns the whole log.
     #[track_caller]
     pub fn finished_log(mut self) -> String {
         self.stop();
         self.log()
     }
 
-    /// Runs another command of the binary with this test's settings, to its end.
+    /// Runs another command of the binary with this test's settings, until it exits.
     pub fn command(&self, arguments: &[&str]) -> Output {
         let mut command = self.binary();
         command.args(arguments).output().expect("the binary runs")
     }
 
-    /// Runs `serve` where it should refuse to start, and gives what it said.
+    /// Runs `serve`, which must refuse to start, and returns its output.
     #[track_caller]
     pub fn refuses_to_start(&self) -> (Option<i32>, String) {
         let mut command = self.serve();
@@ -355,7 +356,7 @@ impl TestBridge {
         status
     }
 
-    /// SIGKILLs the bridge; its children have to end by themselves.
+    /// SIGKILLs the bridge; its children must end by themselves.
     #[track_caller]
     pub fn kill_hard(&mut self) {
         let mut running = self.running.take().expect("the bridge runs");
@@ -380,7 +381,7 @@ impl TestBridge {
         assert!(port.is_ok(), "the port is still taken: {port:?}");
     }
 
-    /// A killed process may still be on its way out.
+    /// A killed process may need a moment to disappear.
     #[track_caller]
     fn assert_nothing_left(&self) {
         self.assert_no_process();
@@ -413,7 +414,7 @@ impl TestBridge {
             let text = fs::read_to_string(&port_file).ok()?;
             text.strip_suffix('\n')?.parse().ok()
         });
-        // Kept before anything else may fail, so that the drop ends it.
+        // Stored before any other step can fail, so that the drop ends it.
         let address = bound.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         self.running = Some(Running { child, address });
         self.killed = false;
@@ -443,8 +444,8 @@ impl TestBridge {
         command
     }
 
-    /// The binary with an environment that holds nothing of the developer's, and with a descriptor that
-    /// whoever starts it has left open.
+    /// The binary with an environment without the developer's variables, and with an open descriptor
+    /// inherited from the starting process.
     fn binary(&self) -> Command {
         let root = self.root.path();
         let mut command = Command::new("sh");
@@ -460,10 +461,10 @@ impl TestBridge {
             .env("MCPO_CONFIG_FILE", self.config_file())
             .env("MCPO_JOBS_DIR", self.jobs())
             .env("MCPO_TOOLS_DIR", root.join("tools"))
-            // One process less to learn from; its own tests turn it on.
+            // One server less to start; its own tests enable it.
             .env("MCPO_FILES_SERVER", "false")
-            // Processes and folders that no call made are in the way of counting those that calls
-            // made; the pool's own tests turn it on, and MCPO_TEST_POOL does for all.
+            // Processes and folders without a call would disturb counting those of calls; the pool's own
+            // tests enable it, and MCPO_TEST_POOL enables it for all tests.
             .env(
                 "MCPO_POOL_MAX",
                 std::env::var("MCPO_TEST_POOL").as_deref().unwrap_or("0"),
@@ -492,7 +493,7 @@ impl TestBridge {
         );
     }
 
-    /// Leaves the machine clean even where the bridge did not.
+    /// Cleans up the machine even if the bridge did not.
     fn sweep(&mut self) {
         if let Some(mut running) = self.running.take() {
             let _ = running.child.kill();

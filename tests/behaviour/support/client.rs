@@ -1,4 +1,4 @@
-//! A client of the bridge: blocking, any header, any bytes, and no status is an error.
+//! A client of the bridge: blocking, with any header and any bytes; error statuses do not fail.
 
 use std::{
     io::{Read, Write},
@@ -9,11 +9,11 @@ use std::{
 use serde_json::Value;
 use ureq::{Agent, Body, http};
 
-/// Longer than any deadline that a test sets, and than many starts take on a busy machine; below the time
-/// after which the runner ends a test.
+/// Longer than the timeouts that tests set, and than many starts on a busy machine; shorter than the test
+/// runner's timeout.
 const PATIENCE: Duration = Duration::from_secs(100);
 
-/// Sends requests with a fixed set of headers. Cheap to clone and to give to a thread.
+/// Sends requests with a fixed set of headers. Cheap to clone and to move to a thread.
 #[derive(Clone)]
 pub struct Client {
     address: SocketAddr,
@@ -36,7 +36,7 @@ impl Client {
         }
     }
 
-    /// Adds a header to every request; a second one of the same name stands beside the first.
+    /// Adds a header to every request; a second one with the same name is added to the first.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers
@@ -56,13 +56,13 @@ impl Client {
         self.header("X-OpenWebUI-Chat-Id", chat)
     }
 
-    /// Calls in the session that an earlier answer named.
+    /// Calls in the session named by an earlier answer.
     #[must_use]
     pub fn in_session(self, session: &str) -> Self {
         self.header("X-MCPO-Session", session)
     }
 
-    /// Shows this key as a bearer token.
+    /// Sends this key as a bearer token.
     #[must_use]
     pub fn bearer(self, key: &str) -> Self {
         self.header("Authorization", format!("Bearer {key}"))
@@ -74,19 +74,19 @@ impl Client {
         self.post(&format!("/{server}/{tool}"), arguments.to_string())
     }
 
-    /// A call of the server `echo`, which has to succeed; gives the JSON answer.
+    /// A call of the server `echo`, which must succeed; returns the JSON answer.
     #[track_caller]
     pub fn echo(&self, tool: &str, arguments: Value) -> Value {
         self.call("echo", tool, arguments).ok()
     }
 
-    /// Posts a body as JSON, whatever it is.
+    /// Posts a body with the JSON media type, whatever its content.
     pub fn post(&self, path: &str, body: impl Into<Vec<u8>>) -> Reply {
         let content = ("Content-Type".to_owned(), b"application/json".to_vec());
         self.send("POST", path, &[content], Some(body.into()))
     }
 
-    /// Posts parts: a name, the file's name where it is a file, and the content.
+    /// Posts parts: a name, the file name if it is a file, and the content.
     pub fn post_parts(&self, path: &str, parts: &[(&str, Option<&str>, &[u8])]) -> Reply {
         let mut body = Vec::new();
         for (name, file, content) in parts {
@@ -117,13 +117,13 @@ impl Client {
         self.send(method, path, &[], None)
     }
 
-    /// Follows a link of an answer, whatever host it names, as the user's browser does: no headers.
+    /// Opens a link of an answer, whatever its host, as the user's browser does: without headers.
     pub fn download(&self, url: &str) -> Reply {
         let path = url.find("/files/").map_or(url, |start| &url[start..]);
         Self::new(self.address).get(path)
     }
 
-    /// Whether the bridge takes calls, as a balancer asks: on a connection of its own.
+    /// Whether the bridge accepts calls, as a load balancer checks it: on a separate connection.
     pub fn is_ready(&self) -> bool {
         let ask = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let Ok(mut stream) = TcpStream::connect(self.address) else {
@@ -146,7 +146,7 @@ impl Client {
         Reply::read(self.open(method, path, more, body))
     }
 
-    /// Sends a request and gives the answer as soon as its head is there; the body is read later.
+    /// Sends a request and returns the response as soon as its head has arrived; the body is read later.
     pub fn open(
         &self,
         method: &str,
@@ -167,12 +167,12 @@ impl Client {
         answer.unwrap_or_else(|fault| panic!("{method} {path}: {fault}"))
     }
 
-    /// Sends a call and does not wait for its answer: the test may hang up.
+    /// Sends a call without waiting for its response: the test may hang up.
     pub fn begin(&self, server: &str, tool: &str, arguments: &Value) -> PendingCall {
         self.post_later(&format!("/{server}/{tool}"), arguments)
     }
 
-    /// Posts JSON and does not wait for the answer.
+    /// Posts JSON without waiting for the response.
     pub fn post_later(&self, path: &str, body: &Value) -> PendingCall {
         let body = body.to_string();
         let mut head = format!(
@@ -189,13 +189,13 @@ impl Client {
         PendingCall::open(self.address, &head)
     }
 
-    /// Sends bytes as they are and gives all that comes back before the bridge closes.
+    /// Sends these bytes and returns all bytes received until the bridge closes the connection.
     pub fn raw(&self, bytes: &[u8]) -> String {
         PendingCall::open(self.address, bytes).rest()
     }
 }
 
-/// A call on the wire whose answer has not been read.
+/// A call that was sent, whose response has not been read.
 pub struct PendingCall(TcpStream);
 
 impl PendingCall {
@@ -211,7 +211,7 @@ impl PendingCall {
         let _ = self.0.shutdown(Shutdown::Both);
     }
 
-    /// The whole answer, head and body.
+    /// The whole response, head and body.
     pub fn rest(mut self) -> String {
         let mut answer = Vec::new();
         let _ = self.0.read_to_end(&mut answer);
@@ -219,7 +219,7 @@ impl PendingCall {
     }
 }
 
-/// An answer that was read to its end.
+/// A response that was read completely.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -238,7 +238,7 @@ impl Reply {
         }
     }
 
-    /// The header's text, or "" where there is none.
+    /// The header's value, or "" if it is missing.
     pub fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().expect("an ASCII header"))
@@ -254,13 +254,13 @@ impl Reply {
             .unwrap_or_else(|fault| panic!("{fault} in {}: {}", self.status, self.text()))
     }
 
-    /// The JSON of a call that has to succeed.
+    /// The JSON of a call that must succeed.
     #[track_caller]
     pub fn ok(&self) -> Value {
         self.expect(200)
     }
 
-    /// The JSON of an answer that has to have this status.
+    /// The JSON of a response that must have this status.
     #[track_caller]
     pub fn expect(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());

@@ -1,5 +1,5 @@
-//! Remote servers that do what the test says: HTTP by hand, on a port of their own. They end with
-//! the test's process.
+//! Remote servers controlled by the test: simple HTTP, each on its own port. They end with the
+//! test's process.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// A server on a port of its own.
+/// A server on its own port.
 #[derive(Clone)]
 pub struct Far {
     /// Scheme, host and port.
@@ -18,13 +18,13 @@ pub struct Far {
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
-/// A request that it got.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub verb: String,
     pub path: String,
     head: String,
-    /// Null where the body is no JSON.
+    /// Null if the body is not JSON.
     pub message: Value,
 }
 
@@ -34,7 +34,7 @@ impl Seen {
         self.message["method"].as_str().unwrap_or_default()
     }
 
-    /// A header's text, by its name in lower case.
+    /// A header's value, by its name in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines
@@ -44,7 +44,7 @@ impl Seen {
 }
 
 impl Far {
-    /// `answer` writes what it likes; `false` closes the connection.
+    /// `answer` writes the response; `false` closes the connection.
     pub fn start(answer: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -62,7 +62,7 @@ impl Far {
         far
     }
 
-    /// How often this was asked: a verb, or a verb and a method.
+    /// The number of requests with this verb, or with this verb and method.
     pub fn count(&self, what: &str) -> usize {
         let seen = self.seen.lock().expect("what was seen");
         let says =
@@ -70,7 +70,7 @@ impl Far {
         seen.iter().filter(says).count()
     }
 
-    /// The heads of all requests, as they came.
+    /// The heads of all requests, unchanged.
     pub fn all(&self) -> Vec<String> {
         let seen = self.seen.lock().expect("what was seen");
         let whole =
@@ -125,14 +125,14 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
     Some(request)
 }
 
-/// Writes a whole answer; `headers` are lines that end as HTTP's do.
+/// Writes a whole response; `headers` are lines that end with CRLF.
 pub fn write(stream: &mut TcpStream, status: &str, headers: &str, body: &str) -> bool {
     let length = body.len();
     let answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
     stream.write_all(answer.as_bytes()).is_ok()
 }
 
-/// What a small server says over Streamable HTTP in both eras; GET is not for it.
+/// The responses of a small server over Streamable HTTP in both eras; it does not handle GET.
 pub fn respond(seen: &Seen, stream: &mut TcpStream) -> bool {
     let headers = "Content-Type: application/json\r\nMcp-Session-Id: one\r\n";
     match (seen.verb.as_str(), &seen.message["id"]) {
@@ -147,7 +147,7 @@ pub fn respond(seen: &Seen, stream: &mut TcpStream) -> bool {
     }
 }
 
-/// The answer to a request: one tool, `echo`, whose argument `text` is mirrored as `Text`.
+/// The answer to a request: one tool, `echo`, which returns its argument `text` as `Text`.
 pub fn answer(message: &Value) -> Value {
     let text = json!({"type": "string", "x-mcp-header": "Text"});
     let schema = json!({"type": "object", "properties": {"text": text}});
@@ -180,8 +180,8 @@ pub fn answer(message: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": message["id"], "result": result})
 }
 
-/// A server of the transport of 2024-11-05: GET `/sse` opens a stream whose first event names
-/// where messages go. POST to `/sse` is not for it.
+/// A server of the transport of 2024-11-05: GET `/sse` opens a stream whose first event contains
+/// the address for messages. It does not accept POST to `/sse`.
 pub fn old_sse() -> Far {
     let streams: Mutex<Vec<TcpStream>> = Mutex::default();
     Far::start(move |seen, stream| {

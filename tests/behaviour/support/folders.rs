@@ -1,4 +1,4 @@
-//! The layout of the folders that a bridge works in, as far as it may be seen from outside.
+//! The layout of a bridge's folders, as far as it is visible from outside.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ pub fn workspaces(jobs: &Path) -> Vec<PathBuf> {
     names.iter().map(|name| jobs.join(name)).collect()
 }
 
-/// Fails the test where a bridge that has ended left more than workspaces and its own records.
+/// Fails the test if a bridge that has ended left more than workspaces and its own records.
 #[track_caller]
 pub fn assert_clean(jobs: &Path, temporary: &Path) {
     let nothing = Vec::<String>::new();
@@ -30,7 +30,7 @@ pub fn assert_clean(jobs: &Path, temporary: &Path) {
 /// The bridge's own records, beside the workspaces.
 const OURS: &str = ".bridge";
 
-/// `.bridge`, and workspaces, which are named by a UUID.
+/// Whether it is `.bridge`, or a workspace, which is named by a UUID.
 fn may_stay(name: &str) -> bool {
     name == OURS || uuid::Uuid::parse_str(name).is_ok()
 }
@@ -45,7 +45,7 @@ fn listing(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Files named `*.tmp` at any depth, but for `work/`, where names are the children's business.
+/// Finds files named `*.tmp` at any depth, except in `work/`, where children choose the names.
 fn half_written(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -1,5 +1,5 @@
-//! What the integration tests stand on: a real bridge in folders of its own, a client that speaks
-//! like Open WebUI, and a look at `/proc` for what should be gone.
+//! The harness of the integration tests: a real bridge in its own folders, a client that sends the
+//! requests of Open WebUI, and checks in `/proc` for processes that should have ended.
 //!
 //! Every test ends with the checks of [`TestBridge`]'s drop: nothing may be left behind.
 
@@ -25,18 +25,18 @@ pub use wait::{LONG, PROMPT, eventually, promptly, until};
 
 use serde_json::{Value, json};
 
-/// A config that has just these servers.
+/// A config with only these servers.
 pub fn servers<const N: usize>(entries: [(&str, Value); N]) -> Value {
     let entries = entries.map(|(name, entry)| (name.to_owned(), entry));
     json!({ "mcpServers": serde_json::Map::from_iter(entries) })
 }
 
-/// A config that has just the well-behaved test server.
+/// A config with only the well-behaved test server.
 pub fn just_echo() -> Value {
     servers([("echo", echo())])
 }
 
-/// The result in a call's answer, with or without files or something to say beside it.
+/// The result in a call's answer, with or without files or notices.
 pub fn result_of(answer: &Value) -> &Value {
     answer.get("result").unwrap_or(answer)
 }
@@ -46,30 +46,30 @@ pub fn echo() -> Value {
     json!({ "command": "python3", "args": [fixture("echo_server.py")] })
 }
 
-/// The test server that shows and sends bytes as they are.
+/// The test server that returns and sends bytes unchanged.
 pub fn bytes() -> Value {
     json!({ "command": "python3", "args": [fixture("bytes_server.py")] })
 }
 
-/// The server that asks its user in the middle of a call.
+/// The server that requests input from its user during a call.
 pub fn dialog() -> Value {
     json!({"command": "python3", "args": [fixture("dialog_server.py")]})
 }
 
-/// The test server with prompts and resources; `name` is in all that it says, and what `more` of it
-/// says the fixture's own text tells.
+/// The test server with prompts and resources; `name` is part of all its texts, and the values of
+/// `more` are documented in the fixture.
 pub fn library(name: &str, more: &[&str]) -> Value {
     let script = fixture("library_server.py");
     let args = [&[&script, name], more].concat();
     json!({ "command": "python3", "args": args })
 }
 
-/// The test server that misbehaves as `mode` says.
+/// The test server that misbehaves according to `mode`.
 pub fn rude(mode: &str) -> Value {
     json!({ "command": "python3", "args": [fixture("rude_server.py"), mode] })
 }
 
-/// The test server for how processes are started and ended.
+/// The test server for starts and ends of processes.
 pub fn odd(mode: &str) -> Value {
     json!({ "command": "python3", "args": [fixture("odd_server.py"), mode] })
 }

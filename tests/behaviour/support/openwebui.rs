@@ -1,5 +1,5 @@
 //! A small Open WebUI that can misbehave: the part of its API that the bridge calls. The real one is
-//! driven by `make test-openwebui`.
+//! tested by `make test-openwebui`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,12 +16,13 @@ use super::{Client, TestBridge, until};
 
 /// The bridge's key.
 pub const KEY: &str = "the-key";
-/// Alice's own.
+/// Alice's token.
 pub const TOKEN: &str = "eyJ-the-token-of-alice";
 /// One of her chats.
 pub const CHAT: &str = "6e0d4fc2-3f1c-4a5e-9a4e-5a1b7d0c9f11";
 
-/// Alice in [`CHAT`], as a connection of auth type session calls while it answers `message`.
+/// Alice in [`CHAT`], with the requests of a connection of auth type session while `message` is
+/// generated.
 pub fn session(bridge: &TestBridge, message: &str) -> Client {
     let client = bridge.client().bearer(TOKEN).header("X-MCPO-Key", KEY);
     let client = client.in_chat(CHAT);
@@ -31,17 +32,17 @@ pub fn session(bridge: &TestBridge, message: &str) -> Client {
 /// How it answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
-    /// As the real one.
+    /// Like the real one.
     Well,
     /// With this status.
     Status(u16),
-    /// With a page that is no API's.
+    /// With an HTML page instead of the API.
     Page,
     /// Not at all.
     Silent,
 }
 
-/// A request that it got.
+/// A received request.
 #[derive(Clone)]
 pub struct Asked {
     pub method: String,
@@ -54,7 +55,7 @@ pub struct Asked {
 struct State {
     moods: HashMap<&'static str, Mood>,
     users: HashMap<String, Value>,
-    /// Of programs: they are not signed in.
+    /// Keys of programs, which are not signed in.
     keys: HashSet<String>,
     chats: HashMap<String, Value>,
     files: HashMap<String, Vec<u8>>,
@@ -90,7 +91,7 @@ impl FakeOpenWebUi {
         self.state.lock().expect("no panic before")
     }
 
-    /// Somebody who is signed in with this token.
+    /// A user who is signed in with this token.
     pub fn user(&self, token: &str, id: &str, role: &str) {
         let user = json!({
             "id": id, "name": format!("{id}'s name"), "email": format!("{id}@example.com"),
@@ -99,13 +100,13 @@ impl FakeOpenWebUi {
         self.state().users.insert(token.to_owned(), user);
     }
 
-    /// A program that acts for him: an automation, or who has an API key of his.
+    /// A program that acts for a user: an automation, or a client with the user's API key.
     pub fn key(&self, token: &str, id: &str) {
         self.user(token, id, "user");
         self.state().keys.insert(token.to_owned());
     }
 
-    /// How requests are answered whose path holds `part`.
+    /// Sets how requests are answered whose path contains `part`.
     pub fn mood(&self, part: &'static str, mood: Mood) {
         self.state().moods.insert(part, mood);
     }
@@ -117,12 +118,12 @@ impl FakeOpenWebUi {
         self.state().chats.insert(id.to_owned(), chat);
     }
 
-    /// A file that somebody attached.
+    /// A file attached by a user.
     pub fn file(&self, id: &str, bytes: &[u8]) {
         self.state().files.insert(id.to_owned(), bytes.to_vec());
     }
 
-    /// The requests so far whose path holds `part`.
+    /// The requests so far whose path contains `part`.
     pub fn asked(&self, part: &str) -> Vec<Asked> {
         let state = self.state();
         let asked = state.asked.iter();
@@ -157,7 +158,7 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
             Mood::Status(status) => (status, b"{\"detail\": \"no\"}".to_vec()),
             Mood::Page => (200, b"<html>sign in here</html>".to_vec()),
             Mood::Silent => {
-                // Until the bridge gives up.
+                // Until the bridge closes the connection.
                 let gone = || matches!(reader.get_ref().peek(&mut [0]), Ok(0)).then_some(());
                 until(Duration::from_mins(1), gone);
                 return;
@@ -205,7 +206,7 @@ fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
         .next()
 }
 
-/// As the real one keeps what shows with a message: new things come first.
+/// Stores the attachments of a message like the real one: new items come first.
 fn keep(message: &mut Value, event: &[u8]) {
     let event: Value = serde_json::from_slice(event).unwrap_or_default();
     let key = match event["type"].as_str() {

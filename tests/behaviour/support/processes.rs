@@ -1,4 +1,4 @@
-//! What `/proc` tells of the processes that a test caused.
+//! Reads the processes that a test caused from `/proc`.
 
 use std::{fmt, fs, path::Path};
 
@@ -17,7 +17,7 @@ impl fmt::Display for Process {
     }
 }
 
-/// Every live process whose environment names `root`, or whose working folder lies below it.
+/// Every running process whose environment contains `root`, or whose working folder is below it.
 pub fn processes_of(root: &Path) -> Vec<Process> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted");
     entries
@@ -48,7 +48,7 @@ pub fn alive(pid: i32) -> bool {
     !matches!(state(&format!("/proc/{pid}")), None | Some('Z' | 'X'))
 }
 
-/// Whether no thread of the process runs any more: a signal to stop takes each when it can.
+/// Whether all threads of the process are stopped: a stop signal reaches each at its own time.
 pub fn is_stopped(pid: i32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
     let folders = threads.filter_map(|thread| Some(thread.ok()?.path().display().to_string()));
@@ -59,11 +59,12 @@ pub fn is_stopped(pid: i32) -> bool {
 
 fn state(folder: &str) -> Option<char> {
     let stat = fs::read_to_string(format!("{folder}/stat")).ok()?;
-    // The command's name stands in brackets and may hold anything: the state follows the last one.
+    // The command's name is in brackets and may contain any character: the state follows the last
+    // bracket.
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// SIGKILL, as the kernel's memory killer would send it. Gone already is as good.
+/// SIGKILL, as sent by the kernel's memory killer. It is no error if the process has already ended.
 pub fn kill_process(pid: i32) {
     let pid = Pid::from_raw(pid).expect("a process id is positive");
     let _ = send(pid, Signal::KILL);

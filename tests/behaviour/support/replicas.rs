@@ -1,4 +1,4 @@
-//! Several bridges on one jobs folder, each with everything else of its own.
+//! Several bridges on one jobs folder, with separate folders otherwise.
 
 use std::{
     path::PathBuf,
@@ -15,7 +15,7 @@ pub struct Replicas {
     pub bridges: Vec<TestBridge>,
     shared: TempDir,
     next: AtomicUsize,
-    /// One was killed: what it was writing may lie there.
+    /// Whether one was killed: incomplete files may be left.
     pub killed: bool,
 }
 
@@ -25,7 +25,8 @@ impl Replicas {
         Self::with(count, config, &[])
     }
 
-    /// With these variables set for each. Those that stop do so at once, unless said otherwise.
+    /// With these variables set for each. They stop without a drain delay, unless the variables set
+    /// one.
     #[track_caller]
     pub fn with(count: usize, config: &Value, variables: &[(&str, &str)]) -> Self {
         let shared = tempfile::Builder::new().prefix("mcpo-shared-").tempdir();
@@ -47,7 +48,7 @@ impl Replicas {
         }
     }
 
-    /// Waits until this one has noticed that it is not alone.
+    /// Waits until this one has noticed other bridges.
     #[track_caller]
     pub fn wait_until_acquainted(&self, index: usize) {
         self.bridges[index].wait_for_log("number of other replicas");
@@ -57,8 +58,8 @@ impl Replicas {
         self.shared.path().join("jobs")
     }
 
-    /// The workspaces of chats. Bridges that start make others for a while, to learn what servers
-    /// offer.
+    /// The workspaces of chats. Bridges that start create others for a while, to read the servers'
+    /// lists.
     pub fn workspaces(&self) -> Vec<PathBuf> {
         let mut all = folders::workspaces(&self.jobs());
         all.retain(|path| {
@@ -78,7 +79,7 @@ impl Replicas {
         self.bridges[next % self.bridges.len()].chat(user, chat)
     }
 
-    /// The bridges that have a chat's child now. Those that only learn what servers offer do not
+    /// The bridges that currently have a chat's child. Those that only read servers' lists do not
     /// count.
     pub fn owners(&self) -> Vec<usize> {
         let chats = self.workspaces();

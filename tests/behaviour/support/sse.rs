@@ -1,4 +1,4 @@
-//! A client of the MCP endpoint, of either era, that shows the messages as they came.
+//! A client of the MCP endpoint, of either era, that returns the messages unchanged.
 
 use std::io::{BufRead, BufReader};
 
@@ -12,10 +12,10 @@ pub const LEGACY: &str = "2025-11-25";
 /// The revision that has none.
 pub const MODERN: &str = "2026-07-28";
 
-/// Stands for all servers at once, where a server's name is asked for.
+/// Selects all servers, in place of a server's name.
 pub const ALL: &str = "";
 
-/// The two MCP endpoints, which keep the same rules.
+/// The two MCP endpoints, which follow the same rules.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Scope {
     /// `/mcp/{server}`, of one server.
@@ -25,7 +25,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The name by which [`Mcp`] finds this endpoint.
+    /// The endpoint's name for [`Mcp`].
     fn endpoint(self, server: &str) -> &str {
         match self {
             Self::One => server,
@@ -37,7 +37,7 @@ impl Scope {
         path_of(self.endpoint(server))
     }
 
-    /// What this endpoint's clients call a server's tool.
+    /// The name of a server's tool for clients of this endpoint.
     pub fn tool(self, server: &str, tool: &str) -> String {
         match self {
             Self::One => tool.to_owned(),
@@ -45,7 +45,7 @@ impl Scope {
         }
     }
 
-    /// What this endpoint's clients call a resource that its server does not list.
+    /// The URI, for clients of this endpoint, of a resource that its server does not list.
     pub fn uri(self, server: &str, uri: &str) -> String {
         match self {
             Self::One => uri.to_owned(),
@@ -69,7 +69,7 @@ impl Scope {
     }
 }
 
-/// Makes two tests of each of these scenarios, one for each [`Scope`].
+/// Creates two tests of each of these scenarios, one for each [`Scope`].
 macro_rules! scenarios {
     ($($name:ident),+ $(,)?) => {
         mod one_server {
@@ -84,7 +84,7 @@ macro_rules! scenarios {
 }
 pub(crate) use scenarios;
 
-/// The answer of a user who agrees to what a child asked.
+/// The answer of a user who accepts a child's request for input.
 #[allow(clippy::needless_pass_by_value)] // so that a test reads `accepted(json!({…}))`
 pub fn accepted(content: Value) -> Value {
     json!({"action": "accept", "content": content})
@@ -98,21 +98,21 @@ fn path_of(server: &str) -> String {
     }
 }
 
-/// Speaks MCP with one server. Legacy once it was initialized, modern otherwise.
+/// An MCP client of one server. Legacy after initialization, modern otherwise.
 #[derive(Clone)]
 pub struct Mcp {
     client: Client,
     path: String,
-    /// Comes before the names of the tools that it calls.
+    /// Prefix of the names of the tools that it calls.
     prefix: String,
     /// `Mcp-Session-Id`, of legacy clients.
     pub session: Option<String>,
-    /// What a modern client says with every request.
+    /// The capabilities that a modern client sends with every request.
     capabilities: Value,
 }
 
 impl Mcp {
-    /// A modern client that has these capabilities, of one server or of [`ALL`].
+    /// A modern client with these capabilities, of one server or of [`ALL`].
     pub fn modern(client: Client, server: &str, capabilities: Value) -> Self {
         Self {
             client,
@@ -123,7 +123,7 @@ impl Mcp {
         }
     }
 
-    /// A legacy client that has these capabilities, initialized.
+    /// A legacy client with these capabilities, initialized.
     #[track_caller]
     pub fn legacy(client: Client, server: &str, capabilities: &Value) -> Self {
         let mut mcp = Self::modern(client, server, json!({}));
@@ -139,7 +139,7 @@ impl Mcp {
         mcp
     }
 
-    /// A client of each era that can do nothing.
+    /// A client of each era without capabilities.
     #[track_caller]
     pub fn both(client: &Client, server: &str) -> [Self; 2] {
         [
@@ -157,7 +157,7 @@ impl Mcp {
         }
     }
 
-    /// Sends one message with the headers of the client's era; the answer is read as it comes.
+    /// Sends one message with the headers of the client's era; the response is read as it arrives.
     #[track_caller]
     pub fn send(&self, message: &str) -> Stream {
         let mut headers = vec![("Content-Type", "application/json".to_owned())];
@@ -188,12 +188,12 @@ impl Mcp {
         self.send(&request.to_string())
     }
 
-    /// What this client calls a tool.
+    /// This client's name of a tool.
     pub fn tool(&self, tool: &str) -> String {
         format!("{}{tool}", self.prefix)
     }
 
-    /// A call whose answer may be long in coming.
+    /// A call whose answer may take long.
     #[track_caller]
     #[allow(clippy::needless_pass_by_value)] // so that a call reads `begin("add", json!({…}))`
     pub fn begin(&self, tool: &str, arguments: Value) -> Stream {
@@ -201,7 +201,7 @@ impl Mcp {
         self.request("tools/call", params)
     }
 
-    /// A call that has to succeed; gives its result.
+    /// A call that must succeed; returns its result.
     #[track_caller]
     pub fn call(&self, tool: &str, arguments: Value) -> Value {
         self.begin(tool, arguments).result()
@@ -216,7 +216,7 @@ impl Mcp {
             .to_owned()
     }
 
-    /// Sends a notification, which has to be taken.
+    /// Sends a notification, which must be accepted.
     #[track_caller]
     #[allow(clippy::needless_pass_by_value)]
     pub fn notify(&self, method: &str, params: Value) {
@@ -224,7 +224,7 @@ impl Mcp {
         assert_eq!(self.send(&told.to_string()).status, 202, "{told}");
     }
 
-    /// Answers what a child has asked.
+    /// Answers a child's request.
     #[track_caller]
     #[allow(clippy::needless_pass_by_value)]
     pub fn answer(&self, asked: &Value, result: Value) {
@@ -232,7 +232,7 @@ impl Mcp {
         assert_eq!(self.send(&answer.to_string()).status, 202, "{asked}");
     }
 
-    /// Sends a modern client's call again, with one answer to all that it was asked.
+    /// Sends a modern client's call again, with one answer to all its questions.
     #[track_caller]
     pub fn retry(&self, tool: &str, arguments: &Value, parked: &Value, answer: &Value) -> Stream {
         assert_eq!(parked["resultType"], "input_required", "{parked}");
@@ -248,21 +248,21 @@ impl Mcp {
         self.request("tools/call", params)
     }
 
-    /// Ends the protocol's session; gives the status.
+    /// Ends the protocol's session; returns the status.
     pub fn end(&self) -> u16 {
         let session = self.session.as_deref().expect("a session");
         let client = self.client.clone().header("Mcp-Session-Id", session);
         client.request("DELETE", &self.path).status
     }
 
-    /// The stream of what belongs to no request.
+    /// The stream of messages that belong to no request.
     pub fn listen(&self) -> Stream {
         let session = self.session.as_deref().expect("a session");
         let client = self.client.clone().header("Mcp-Session-Id", session);
         Stream::read(client.open("GET", &self.path, &[], None))
     }
 
-    /// The same stream, taken up again after the event with this id.
+    /// The same stream, resumed after the event with this id.
     pub fn listen_after(&self, id: &str) -> Stream {
         let client = self.client.clone().header("Last-Event-ID", id);
         let again = Self {
@@ -281,7 +281,7 @@ fn modern_headers(message: &str) -> Vec<(&'static str, String)> {
     headers
 }
 
-/// What a modern client repeats in headers; the rest may be nothing that `Value` can hold.
+/// The members that a modern client repeats in headers; the others may be unsupported by `Value`.
 struct RawRequest {
     method: String,
     name: Option<String>,
@@ -309,7 +309,7 @@ impl RawRequest {
     }
 }
 
-/// `params` with the `_meta` of a modern request beside what its `_meta` has.
+/// `params` with the `_meta` of a modern request merged into its `_meta`.
 pub fn with_envelope(mut params: Value, capabilities: &Value) -> Value {
     let meta = &mut params["_meta"];
     meta["io.modelcontextprotocol/protocolVersion"] = MODERN.into();
@@ -317,14 +317,14 @@ pub fn with_envelope(mut params: Value, capabilities: &Value) -> Value {
     params
 }
 
-/// An answer of the MCP endpoint: one message as JSON, or any number as events. Dropping it before its
-/// end hangs up.
+/// A response of the MCP endpoint: one message as JSON, or any number as events. Dropping it before
+/// its end closes the connection.
 pub struct Stream {
     pub status: u16,
     pub headers: http::HeaderMap,
     lines: Box<dyn BufRead + Send>,
     has_events: bool,
-    /// Of the last message, where it was an event with one.
+    /// Id of the last event, if it had one.
     pub event_id: String,
 }
 
@@ -341,19 +341,19 @@ impl Stream {
         }
     }
 
-    /// All the messages that are still to come.
+    /// All remaining messages.
     pub fn rest(self) -> Vec<String> {
         self.collect()
     }
 
-    /// The next message, which has to come.
+    /// The next message, which must arrive.
     #[track_caller]
     pub fn message(&mut self) -> Value {
         let message = self.next().expect("another message");
         serde_json::from_str(&message).unwrap_or_else(|fault| panic!("{fault} in {message}"))
     }
 
-    /// The last message as it came.
+    /// The last message, unchanged.
     #[track_caller]
     pub fn last_line(self) -> String {
         self.last().expect("an answer")
@@ -366,7 +366,7 @@ impl Stream {
         serde_json::from_str(&line).unwrap_or_else(|fault| panic!("{fault} in {line}"))
     }
 
-    /// The result of a request that has to succeed.
+    /// The result of a request that must succeed.
     #[track_caller]
     pub fn result(self) -> Value {
         let mut answer = self.answer();
@@ -374,7 +374,7 @@ impl Stream {
         answer["result"].take()
     }
 
-    /// The status and the code of a request that has to fail.
+    /// The status and the code of a request that must fail.
     #[track_caller]
     pub fn refusal(self) -> (u16, i64) {
         let status = self.status;
@@ -403,7 +403,7 @@ impl Iterator for Stream {
             if let Some(id) = line.strip_prefix("id: ") {
                 id.trim_end().clone_into(&mut self.event_id);
             }
-            // One message is one line of data; comments, names and ids say nothing here.
+            // One message is one `data` line; comments, names and ids are ignored here.
             if let Some(data) = line.strip_prefix("data: ") {
                 return Some(data.trim_end_matches('\n').to_owned());
             }
