@@ -64,7 +64,7 @@ pub enum CallError {
     /// The call was ended because its folder far exceeded the limit.
     #[error("the call was cancelled: {0}")]
     OverQuota(String),
-    /// This caller was not given this session id.
+    /// The session id was not issued to this caller.
     #[error("session not found")]
     UnknownSession,
     /// Another replica serves this chat.

@@ -264,7 +264,7 @@ impl SharedChildren {
         }
     }
 
-    /// Ends the child if it fails a ping, after a call was given up.
+    /// Ends the child if it fails a ping, after the timeout or cancellation of a call.
     pub async fn check(self: &Arc<Self>, shared: &Arc<SharedChild>, patience: Duration) {
         if !shared.child.answers_ping(patience).await {
             let how = End::Terminate(self.children.kill_grace());

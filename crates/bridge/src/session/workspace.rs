@@ -221,8 +221,8 @@ impl Workspace {
         sessions.len() < before
     }
 
-    /// Records that a new child of the server works here, and a loss if one did before and none is
-    /// `left`.
+    /// Records that a new child of the server works here, and a loss if an earlier child has ended and
+    /// none is `left`.
     pub fn note_worked(&self, server: &ServerName, left: bool) {
         let mut before = self.worked_before.lock();
         if !before.insert(server.as_str().to_owned()) && !left {
