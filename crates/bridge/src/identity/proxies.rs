@@ -67,10 +67,7 @@ fn names_an_address(word: &str) -> bool {
     let owner = word.strip_suffix("ip");
     ADDRESSES.iter().any(|end| word.ends_with(end))
         || owner.is_some_and(|owner| {
-            owner.is_empty()
-                || OWNERS
-                    .split_ascii_whitespace()
-                    .any(|end| owner.ends_with(end))
+            owner.is_empty() || OWNERS.split('|').any(|end| owner.ends_with(end))
         })
 }
 

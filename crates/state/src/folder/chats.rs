@@ -852,7 +852,7 @@ mod tests {
         assert_eq!(of_chats(&store), [JobStatus::Created]);
         open(&store);
         assert_eq!(store.sessions().unwrap()[0].session, session);
-        assert_eq!(of_chats(&store), [JobStatus::Created, JobStatus::Running]);
+        assert_eq!(of_chats(&store), [JobStatus::Running]);
     }
 
     #[test]
