@@ -230,6 +230,34 @@ fn a_body_is_refused_by_its_head_alone() {
 }
 
 #[test]
+fn a_client_that_is_answered_early_can_send_the_rest() {
+    let bridge = builder().var(vars::API_KEY, "steel").start();
+    let key = "Authorization: Bearer steel\r\n";
+    let size = 34_000_000;
+    let length = format!("Content-Length: {size}\r\n");
+    for (path, more, status) in [
+        ("/echo/echo", format!("{key}{length}"), 413),
+        ("/echo/nothing", format!("{key}{length}"), 404),
+        ("/echo/echo", length, 401),
+        (
+            "/echo/echo",
+            "Transfer-Encoding: chunked\r\n".to_owned(),
+            401,
+        ),
+        ("/echo/echo", format!("{key}Content-Length: x\r\n"), 400),
+    ] {
+        let mut stream = open(bridge.address(), &head(path, &more));
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).expect("an answer");
+        assert_eq!(first, format!("HTTP/1.1 {status}").as_bytes(), "{more}");
+        // More than the kernel keeps of a connection that nobody reads.
+        let sent = stream.write_all(&vec![b'0'; size]);
+        assert!(sent.is_ok(), "{more}: {sent:?}");
+        assert!(rest(stream).contains("\r\n\r\n"), "{more}");
+    }
+}
+
+#[test]
 fn heads_that_a_proxy_may_read_otherwise_are_400() {
     let bridge = builder().start();
     let close = "Connection: close\r\n";

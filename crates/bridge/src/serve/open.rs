@@ -240,6 +240,20 @@ impl Connection {
         ends
     }
 
+    /// Records that what follows is discarded. Returns whether the connection is to be closed at once, for
+    /// which `reader` is woken.
+    pub fn ends_early(&self, reader: &Waker) -> bool {
+        self.head_reader.register(reader);
+        self.silent.store(true, Relaxed);
+        self.asked_to_end.load(SeqCst)
+    }
+
+    /// The time limit of a body that is silent.
+    pub fn body_limit(&self) -> Duration {
+        let table = self.table.get();
+        table.map_or(Duration::ZERO, |(table, _)| table.limits.body)
+    }
+
     /// Records that a read of a body is pending.
     pub fn waits_for_body(&self, reader: &Waker) {
         self.reader.register(reader);

@@ -18,7 +18,10 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
 
 use super::open::{BodyLength, Connection, Unread};
 
@@ -29,6 +32,8 @@ pub struct Wire<S> {
     framing: Framing,
     /// Bytes that were read, and not passed to hyper yet.
     kept: Bytes,
+    /// Set when the last answer has been sent: until when the rest of its request is discarded.
+    discards: Option<Pin<Box<Sleep>>>,
 }
 
 enum Framing {
@@ -82,6 +87,7 @@ impl<S> Wire<S> {
             connection,
             framing: Framing::Head(Head::default()),
             kept: Bytes::new(),
+            discards: None,
         }
     }
 
@@ -129,6 +135,16 @@ impl<S> Wire<S> {
             }
             Framing::Parsed | Framing::Invalid => bytes.len(),
         }
+    }
+
+    /// Whether the client has sent, or may still send, a part of a request that hyper does not read any more.
+    fn has_rest(&mut self) -> bool {
+        self.follow();
+        let within_request = match &self.framing {
+            Framing::Head(head) => head.begun || head.line > 0,
+            Framing::Parsed | Framing::Body(_) | Framing::Chunks(_) | Framing::Invalid => true,
+        };
+        (within_request || !self.kept.is_empty()) && !self.connection.is_upgraded()
     }
 
     /// Continues with the body that hyper found in the last head.
@@ -277,7 +293,7 @@ impl<S: AsyncRead + Unread + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -311,8 +327,30 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         flushed
     }
 
+    /// A socket that is closed with unread bytes is reset, and a client that is still sending its request may
+    /// lose the answer (RFC 9112, section 9.6). So they are read until the client has closed its side.
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+        let this = self.get_mut();
+        if this.discards.is_none() {
+            std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+            if !this.has_rest() {
+                return Poll::Ready(Ok(()));
+            }
+            let limit = this.connection.body_limit();
+            this.discards = Some(Box::pin(tokio::time::sleep(limit)));
+        }
+        let timer = this.discards.as_mut().expect("set above");
+        if timer.as_mut().poll(context).is_ready() || this.connection.ends_early(context.waker()) {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let mut bytes = [0; 16 * 1024];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let read = Pin::new(&mut this.stream).poll_read(context, &mut buffer);
+            if std::task::ready!(read).is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
