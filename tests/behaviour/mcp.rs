@@ -561,8 +561,15 @@ fn a_child_that_asks_a_client_who_cannot_answer_is_declined(at: Scope) {
 fn a_child_that_asks_a_modern_client_who_cannot_answer_is_declined_and_its_call_goes_on(at: Scope) {
     let bridge = asker();
     let mcp = at.modern(bridge.client(), "bytes", json!({"roots": {}}));
-    let result = mcp.call("ask", asking("elicitation/create", &json!(["q"])));
+    let arguments = asking("elicitation/create", &json!(["q"]));
+    let result = mcp.call("ask", arguments.clone());
     assert_eq!(result["answers"][0][1]["error"]["code"], -32601, "{result}");
+    // A call that fails without the answer has the error of the specification.
+    let failing = with(arguments, json!({"failed": true}));
+    let answer = mcp.begin("ask", failing.clone());
+    assert_eq!(answer.refusal(), (400, -32021));
+    let legacy = at.legacy(bridge.client(), "bytes", &json!({}));
+    assert_eq!(legacy.call("ask", failing)["isError"], true);
 }
 
 fn a_modern_clients_retry_resumes_the_pending_call(at: Scope) {

@@ -78,13 +78,14 @@ class Call:
 
     async def ask(self, keep_state=False, **requests):
         """The client's answers by key; with `keep_state` a modern client must bring our state back."""
-        needed = {ASKED[request["method"]][0] for request in requests.values()}
-        if undeclared := {name: {} for name in sorted(needed) if not self.can(name)}:
-            missing = {"requiredCapabilities": undeclared}
-            text = f"The client has not declared {', '.join(undeclared)}"
-            raise MCPError(types.MISSING_REQUIRED_CLIENT_CAPABILITY, text, missing)
         if self.modern:
+            needed = {ASKED[request["method"]][0] for request in requests.values()}
+            if undeclared := {name: {} for name in sorted(needed) if not self.can(name)}:
+                missing = {"requiredCapabilities": undeclared}
+                text = f"The client has not declared {', '.join(undeclared)}"
+                raise MCPError(types.MISSING_REQUIRED_CLIENT_CAPABILITY, text, missing)
             return self._ask_by_result(keep_state, requests)
+        # Older revisions have no error for it: the client refuses, as the SDK's own requests expect.
         # All at once, as a server may: the answers can come in any order.
         answers = await asyncio.gather(*(self._ask_by_request(request) for request in requests.values()))
         return dict(zip(requests, answers))

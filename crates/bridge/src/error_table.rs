@@ -12,7 +12,8 @@ use axum::{
 };
 use bridge_protocol::code::{
     CANCELLED as REQUEST_CANCELLED, HEADER_MISMATCH as MISMATCH, INTERNAL_ERROR, INVALID_PARAMS,
-    INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR, UNSUPPORTED_VERSION as VERSION,
+    INVALID_REQUEST, METHOD_NOT_FOUND, MISSING_CAPABILITY as CAPABILITY, PARSE_ERROR,
+    UNSUPPORTED_VERSION as VERSION,
 };
 
 use crate::telemetry::ProblemKind;
@@ -133,6 +134,7 @@ table! {
     REPLICA_LOST "replica_lost"                   Object 502 200 INTERNAL_ERROR    0;
     TOOL_ERROR "tool_error"                       Object 500 200 INTERNAL_ERROR    0;
     RPC_ERROR "rpc_error"                         Object 500 200 INTERNAL_ERROR    0;
+    MISSING_CAPABILITY "missing_capability"       Object 500 400 CAPABILITY        0;
     // The client disconnected and does not read this response; proxies log 499 for it.
     CANCELLED "cancelled"                         Object 499 200 REQUEST_CANCELLED 0;
     INTERNAL "internal"                           Object 500 200 INTERNAL_ERROR    0;

@@ -17,7 +17,8 @@ use bridge_protocol::{
     method,
 };
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
 
 use super::relay::Retry;
 use super::{
@@ -116,6 +117,7 @@ fn protocol(message: &ClientMessage, method: &str) -> Arc<dyn ClientProtocol> {
         id: message.answer_id(),
         token: meta.progress_token.clone(),
         capabilities: meta.client_capabilities.clone().unwrap_or_default(),
+        missing: Mutex::default(),
         logs: meta.log_level.is_some(),
         holds: lists::holds(method),
     })
@@ -126,6 +128,8 @@ struct ModernProtocol {
     id: RawJson,
     token: Option<RawJson>,
     capabilities: Map<String, Value>,
+    /// Those that the child needed and the client did not declare.
+    missing: Mutex<Map<String, Value>>,
     /// The client requested log messages.
     logs: bool,
     /// The answer is a list or a read, whose result has a lifetime.
@@ -141,16 +145,23 @@ impl ClientProtocol for ModernProtocol {
     }
 
     fn request(&self, said: Said, responder: Responder) -> RequestOutcome {
-        if needed(&said.method).is_none() {
+        let Some(needed) = needed(&said.method) else {
             return RequestOutcome::Declined;
-        }
+        };
         match refused(&self.capabilities, &said) {
             None => RequestOutcome::AwaitRetry(said, responder),
             Some((code, why)) => {
+                if !self.capabilities.contains_key(needed) {
+                    self.missing.lock().insert(needed.to_owned(), json!({}));
+                }
                 responder.refuse(code, &why);
                 RequestOutcome::Declined
             }
         }
+    }
+
+    fn missing_capabilities(&self) -> Map<String, Value> {
+        self.missing.lock().clone()
     }
 
     fn response(&self, reply: &Reply) -> Bytes {

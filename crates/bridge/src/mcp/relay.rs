@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Principal, ServerName, SessionId};
+use bridge_openapi::result_body;
 use bridge_process::{
     BACKLOG, Cancellation, MessageSink, Responder, ServerMessage, can_answer, needed,
 };
@@ -19,7 +20,7 @@ use bridge_protocol::{
 use bytes::Bytes;
 use indexmap::IndexMap;
 use parking_lot::Mutex;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
@@ -54,6 +55,11 @@ pub trait ClientProtocol: Send + Sync + 'static {
     fn notification(&self, said: &Said) -> Option<Bytes>;
     /// Handles a request of the child: a line for the stream, or a response that ends the request for now.
     fn request(&self, said: Said, responder: Responder) -> RequestOutcome;
+    /// The capabilities that the child needed and the client did not declare, where the revision has an error
+    /// for them.
+    fn missing_capabilities(&self) -> Map<String, Value> {
+        Map::new()
+    }
     /// The final response.
     fn response(&self, reply: &Reply) -> Bytes;
     /// The HTTP status of that response.
@@ -310,7 +316,29 @@ impl Relay {
         }
     }
 
+    /// The error of a call that failed after the child needed a capability which the client did not declare. A
+    /// call that succeeds without it, or has made files, keeps its result.
+    fn missing_capability(&self, answer: &Result<Answer, CallError>) -> Option<RpcError> {
+        let missing = self.protocol.missing_capabilities();
+        let text = match answer {
+            _ if missing.is_empty() => return None,
+            Ok(answer) if answer.files.files.is_empty() && answer.notices.is_empty() => {
+                result_body(&answer.outcome).err()?.message
+            }
+            Err(CallError::Rpc { error, .. }) => error.member("message")?.read().ok()?,
+            _ => return None,
+        };
+        let names: Vec<_> = missing.keys().map(String::as_str).collect();
+        let names = names.join(", ");
+        let text = format!("the client does not declare a needed capability ({names}): {text}");
+        let error = RpcError::new(ErrorKind::MISSING_CAPABILITY, text);
+        Some(error.with(json!({"requiredCapabilities": missing})))
+    }
+
     fn finish(&self, answer: Result<Answer, CallError>) -> Result<Reply, RpcError> {
+        if let Some(error) = self.missing_capability(&answer) {
+            return Err(error.to(Some(self.id.clone())));
+        }
         match answer {
             Ok(answer) if self.completes && self.shown.is_some() => {
                 Ok(Shown::completion(answer.reply))
