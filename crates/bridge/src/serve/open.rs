@@ -382,7 +382,7 @@ impl Connection {
         let unread = self.unread.load(Relaxed).checked_sub(1);
         let unread = unread.map(|since| Duration::from_millis(self.now().saturating_sub(since)));
         if unread.is_some_and(|unread| unread > limits.idle) {
-            return Some(Overdue::Head);
+            return Some(Overdue::Answer);
         }
         match self.stage.load(Relaxed) {
             NEW | HEAD => (self.age() > limits.head).then_some(Overdue::Head),
@@ -401,8 +401,10 @@ impl Connection {
 /// A time limit that is exceeded.
 #[derive(Debug, PartialEq, Eq)]
 enum Overdue {
-    /// Of a head, or of an answer that the client does not read.
+    /// Of a head.
     Head,
+    /// Of an answer that the client does not read.
+    Answer,
     /// Of a connection between two requests.
     Idle,
     /// Of a body.
@@ -519,7 +521,7 @@ impl TableState {
         let overdue = open.filter_map(|(number, open)| Some((*number, open.overdue(limits)?)));
         for (number, overdue) in overdue.collect::<Vec<_>>() {
             match overdue {
-                Overdue::Head => {
+                Overdue::Head | Overdue::Answer => {
                     tracing::debug!(peer = %self.open[&number].peer, "connection timed out");
                     self.abort(number);
                 }
