@@ -1,11 +1,10 @@
 //! The accepting side of connections between replicas (`replicas/channel.rs`).
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{http::StatusCode, response::Response};
-use hyper::{
-    Request, body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade,
-};
+use futures_util::future::AbortHandle;
+use hyper::{Request, body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use tokio::{
@@ -15,13 +14,16 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::connections::PollAgain;
+use super::{connections::one, open::Connection};
 use crate::replicas::{OverChannel, switching};
 
 /// Handshake timeout. Replicas finish their handshake at once.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Maximum number of concurrent handshakes. A client without the key cannot get further than a handshake.
 const HANDSHAKES: usize = 64;
+/// The maximum number of bytes of a head, and of a body that are read ahead: the head of a client's request, and
+/// the envelope.
+const BUFFER: usize = 512 * 1024;
 
 /// Accepts connections from other replicas.
 #[derive(Clone)]
@@ -98,22 +100,19 @@ impl Channels {
             }
             Err(_) => return,
         };
-        let service = service_fn(move |mut request: Request<Incoming>| {
+        let answer = move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(OverChannel);
-            let answered = answer(peer, request);
-            async { Ok::<_, Infallible>(answered.await) }
-        });
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        let mut connection = PollAgain::new(connection);
-        let served = tokio::select! {
-            served = &mut connection => served,
-            () = self.stopping.cancelled() => {
-                connection.inner().graceful_shutdown();
-                connection.await
-            }
+            answer(peer, request)
         };
-        if let Err(error) = served {
-            tracing::debug!(%peer, %error, "connection of another replica failed");
+        let (stop, stops) = AbortHandle::new_pair();
+        let connection = Connection::untracked(peer);
+        let mut serving = pin!(one(stream, &connection, stops, BUFFER, answer));
+        tokio::select! {
+            () = &mut serving => {}
+            () = self.stopping.cancelled() => {
+                stop.abort();
+                serving.await;
+            }
         }
     }
 

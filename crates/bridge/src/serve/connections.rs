@@ -83,9 +83,9 @@ pub async fn serve<F>(
         let task = open.spawn(async move {
             let _held = held;
             match acceptor {
-                None => one(stream, &here, abort, answer).await,
+                None => one(stream, &here, abort, BUFFER, answer).await,
                 Some(acceptor) => match handshake(acceptor.accept(stream), &here).await {
-                    Ok(stream) => one(stream, &here, abort, answer).await,
+                    Ok(stream) => one(stream, &here, abort, BUFFER, answer).await,
                     Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                 },
             }
@@ -136,11 +136,13 @@ async fn handshake(
     .await
 }
 
-/// Serves one connection until it ends.
-async fn one<S, F>(
+/// Serves one connection until it ends, and after `abort` until its request is answered. `buffer` is the
+/// maximum number of bytes of a head, and of a body that are read ahead.
+pub async fn one<S, F>(
     stream: S,
     here: &Arc<Connection>,
     abort: AbortRegistration,
+    buffer: usize,
     answer: impl Fn(Request<Incoming>) -> F,
 ) where
     S: AsyncRead + AsyncWrite + Unread + Send + Unpin + 'static,
@@ -164,7 +166,7 @@ async fn one<S, F>(
     let connection = http1::Builder::new()
         // hyper's own timeout for heads would also apply to idle connections.
         .header_read_timeout(None)
-        .max_buf_size(BUFFER)
+        .max_buf_size(buffer)
         .serve_connection(stream, service)
         .with_upgrades();
     let mut connection = PollAgain::new(connection);
@@ -206,7 +208,7 @@ const POLLING: u8 = 1;
 const WOKEN: u8 = 2;
 
 /// Polls a future again at once if it woke itself.
-pub struct PollAgain<F> {
+struct PollAgain<F> {
     future: Pin<Box<F>>,
     signal: Arc<PollSignal>,
     waker: Waker,

@@ -37,6 +37,8 @@ use futures_util::{
     future::{AbortHandle, AbortRegistration},
     task::AtomicWaker,
 };
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::net::RecvFlags;
 use tokio::{net::TcpStream, time::Instant};
@@ -112,9 +114,16 @@ impl Unread for TcpStream {
     }
 }
 
-impl Unread for TlsStream<TcpStream> {
+impl<S: Unread> Unread for TlsStream<S> {
     fn has_unread(&self) -> bool {
         self.get_ref().0.has_unread()
+    }
+}
+
+impl Unread for TokioIo<Upgraded> {
+    /// A connection of another replica, which is in no table and not asked to end.
+    fn has_unread(&self) -> bool {
+        false
     }
 }
 
@@ -246,12 +255,6 @@ impl Connection {
         self.head_reader.register(reader);
         self.silent.store(true, Relaxed);
         self.asked_to_end.load(SeqCst)
-    }
-
-    /// The time limit of a body that is silent.
-    pub fn body_limit(&self) -> Duration {
-        let table = self.table.get();
-        table.map_or(Duration::ZERO, |(table, _)| table.limits.body)
     }
 
     /// Records that a read of a body is pending.

@@ -15,6 +15,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
@@ -24,6 +25,9 @@ use tokio::{
 };
 
 use super::open::{BodyLength, Connection, Unread};
+
+/// How long the rest of a request is discarded after its answer; the default of nginx's `lingering_time`.
+const DISCARD_LIMIT: Duration = Duration::from_secs(30);
 
 /// A stream that records its reads and writes in its [`Connection`].
 pub struct Wire<S> {
@@ -336,8 +340,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             if !this.has_rest() {
                 return Poll::Ready(Ok(()));
             }
-            let limit = this.connection.body_limit();
-            this.discards = Some(Box::pin(tokio::time::sleep(limit)));
+            this.discards = Some(Box::pin(tokio::time::sleep(DISCARD_LIMIT)));
         }
         let timer = this.discards.as_mut().expect("set above");
         if timer.as_mut().poll(context).is_ready() || this.connection.ends_early(context.waker()) {
@@ -359,7 +362,6 @@ mod tests {
     use std::{
         io::Write as _,
         net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-        time::Duration,
     };
 
     use tokio::{
