@@ -672,14 +672,11 @@ impl Running {
     }
 
     async fn new_child(&self, job: &Job) -> Result<Child, CallError> {
+        let (spec, profile) = (&self.call.spec, self.call.profile.clone());
         let ready = self.engine.children.ready(ChildRequest {
-            spec: self.call.spec.clone(),
-            job: job.clone(),
-            profile: self.call.profile.clone(),
             user: UserValues::from_caller(&self.call.caller),
             tenant: self.tenant.clone(),
-            deadline: self.deadline,
-            listener: Arc::new(|_| {}),
+            ..ChildRequest::of_bridge(spec, job, profile, self.deadline)
         });
         self.before(ready.map(|child| child.map_err(CallError::Child)))
             .await

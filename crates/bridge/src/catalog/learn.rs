@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{Job, Principal, ServerName, Tenant};
-use bridge_process::{Child, ChildError, End, HelloParts, Profile, UserValues, relative_text};
+use bridge_model::{Job, Principal, ServerName};
+use bridge_process::{Child, ChildError, End, HelloParts, Profile, relative_text};
 use bridge_protocol::{RawJson, Tool, era::Era, method};
 use bridge_state::{ChatStore, Held, Lease, NewChat, PrincipalHash, StoreError};
 use tokio::time::Instant;
@@ -59,8 +59,9 @@ pub async fn learn(
     stop: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
     let Held { job, lease, .. } = create_folder(store, &spec.name).await?;
-    let ready = children.ready_unless(request(spec, &job, Profile::silent(), deadline), stop);
-    let mut learnt = ask(ready.await, &job, spec, deadline, stop).await;
+    let mut request = ChildRequest::of_bridge(spec, &job, Profile::silent(), deadline);
+    request.stop = stop.clone();
+    let mut learnt = ask(children, request).await;
     if is_unheard(&learnt) {
         learnt = in_another_form(spec, children, &job, deadline, stop)
             .await
@@ -87,12 +88,10 @@ async fn in_another_form(
     deadline: Instant,
     stop: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
-    let soon = || deadline.min(Instant::now() + PROBE);
     let ask_in = async |profile| {
-        let deadline = soon();
-        let request = request(spec, job, profile, deadline);
-        let started = children.try_revision(request, stop).await;
-        ask(started, job, spec, deadline, stop).await
+        let mut request = trial(spec, job, profile, stop);
+        request.deadline = request.deadline.min(deadline);
+        ask(children, request).await
     };
     let modern = ask_in(Profile::modern()).await?;
     let legacy = ask_in(Profile::silent()).await;
@@ -134,9 +133,9 @@ pub async fn probe(
     stop: &CancellationToken,
 ) -> Option<RawJson> {
     let Held { job, lease, .. } = create_folder(store, &spec.name).await.ok()?;
-    let request = request(spec, &job, Profile::modern(), Instant::now() + PROBE);
+    let request = trial(spec, &job, Profile::modern(), stop);
     let mut found = None;
-    if let Ok(child) = children.try_revision(request, stop).await {
+    if let Ok(child) = children.ready(request).await {
         found = Some(child.hello().raw.clone());
         child.end(End::Kill).await;
     }
@@ -144,28 +143,30 @@ pub async fn probe(
     found
 }
 
-/// The request for a child of the catalogue.
-fn request(spec: &Arc<ServerSpec>, job: &Job, profile: Profile, deadline: Instant) -> ChildRequest {
+/// The request for a child that may not support the profile's revision.
+fn trial(
+    spec: &Arc<ServerSpec>,
+    job: &Job,
+    profile: Profile,
+    stop: &CancellationToken,
+) -> ChildRequest {
     ChildRequest {
-        spec: spec.clone(),
-        job: job.clone(),
-        profile,
-        user: UserValues::default(),
-        tenant: Tenant::bridge(),
-        deadline,
-        listener: Arc::new(|_| {}),
+        stop: stop.clone(),
+        is_trial: true,
+        ..ChildRequest::of_bridge(spec, job, profile, Instant::now() + PROBE)
     }
 }
 
-/// Reads the lists of a child, and ends it.
-async fn ask(
-    started: Result<Child, ChildError>,
-    job: &Job,
-    spec: &ServerSpec,
-    deadline: Instant,
-    stop: &CancellationToken,
-) -> Result<Learnt, LearnError> {
-    let child = Arc::new(started?);
+/// Starts a child, reads its lists, and ends it.
+async fn ask(children: &Children, request: ChildRequest) -> Result<Learnt, LearnError> {
+    let child = Arc::new(children.ready(request.clone()).await?);
+    let ChildRequest {
+        spec,
+        job,
+        deadline,
+        stop,
+        ..
+    } = request;
     let hello = child.hello();
     let modern = OnceLock::new();
     if hello.era == Era::Modern {
@@ -186,7 +187,7 @@ async fn ask(
         wrote_files: false,
         odd: None,
     };
-    let listing = read_lists(&child, job, &mut learnt, &mut odd);
+    let listing = read_lists(&child, &job, &mut learnt, &mut odd);
     let listing = tokio::time::timeout_at(deadline, listing);
     let listed = stop.run_until_cancelled(listing).await;
     let (measured, work) = (child.clone(), job.work());

@@ -33,7 +33,6 @@ use tokio::{
 };
 use tokio_util::{
     either::Either,
-    sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
 
@@ -86,15 +85,6 @@ type Started = (
     Either<Sender, DuplexStream>,
     Either<Receiver, DuplexStream>,
 );
-
-/// The purpose of a start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StartKind {
-    /// A process for a caller.
-    Needed,
-    /// A check whether the server supports a revision.
-    Trial,
-}
 
 /// Starts children.
 pub struct Children {
@@ -222,39 +212,10 @@ impl Children {
     /// A child that has answered `initialize`. On any failure none of its processes is left running;
     /// if the future is dropped, the child is killed.
     pub async fn ready(&self, request: ChildRequest) -> Result<Child, ChildError> {
-        self.ready_unless(request, &CancellationToken::new()).await
-    }
-
-    /// As [`Children::ready`], but stops when `stop` is cancelled, and returns after the child and
-    /// its processes have ended.
-    pub async fn ready_unless(
-        &self,
-        request: ChildRequest,
-        stop: &CancellationToken,
-    ) -> Result<Child, ChildError> {
-        self.ready_as(request, StartKind::Needed, stop).await
-    }
-
-    /// As [`Children::ready_unless`], for a server that may not support the requested revision: if it
-    /// does not, this does not count as a failed start.
-    pub async fn try_revision(
-        &self,
-        request: ChildRequest,
-        stop: &CancellationToken,
-    ) -> Result<Child, ChildError> {
-        self.ready_as(request, StartKind::Trial, stop).await
-    }
-
-    async fn ready_as(
-        &self,
-        request: ChildRequest,
-        kind: StartKind,
-        stop: &CancellationToken,
-    ) -> Result<Child, ChildError> {
         loop {
-            let (wanted, tenant) = (request.clone(), request.tenant.clone());
-            match Box::pin(self.begin(wanted, None, kind, stop)).await {
-                Err(error) if error.is_lack_of_room() && !stop.is_cancelled() => {
+            match Box::pin(self.begin(request.clone(), None)).await {
+                Err(error) if error.is_lack_of_room() && !request.stop.is_cancelled() => {
+                    let tenant = request.tenant.clone();
                     let relieved = match self.room_makers.get() {
                         Some(make_room) => make_room(tenant, error.brief()).await,
                         None => false,
@@ -268,17 +229,15 @@ impl Children {
         }
     }
 
-    /// As [`Children::ready_unless`], without a caller that waits: it takes no permit among the
-    /// starts, so that it delays no other start. It holds `permit`, provided by its caller, as a
-    /// start holds one.
+    /// As [`Children::ready`], without a caller that waits: it takes no permit among the starts, so
+    /// that it delays no other start. It holds `permit`, provided by its caller, as a start holds
+    /// one.
     pub async fn ready_aside(
         &self,
         request: ChildRequest,
         permit: OwnedSemaphorePermit,
-        stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
-        let permit = Either::Right(permit);
-        Box::pin(self.begin(request, Some(permit), StartKind::Needed, stop)).await
+        Box::pin(self.begin(request, Some(Either::Right(permit)))).await
     }
 
     /// Whether more than half of the permits among the starts are free.
@@ -290,21 +249,19 @@ impl Children {
         &self,
         request: ChildRequest,
         permit: Option<StartPermit>,
-        kind: StartKind,
-        stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
-        let spec = request.spec.clone();
-        let deadline = request.deadline;
+        let (spec, stop) = (request.spec.clone(), request.stop.clone());
+        let (deadline, is_trial) = (request.deadline, request.is_trial);
         // A start that its caller abandoned says nothing about the server.
         let given_up = || stop.is_cancelled() || Instant::now() >= deadline;
         let is_local = matches!(spec.transport, Transport::Stdio(_));
-        let resolved = self.resolved(&request, stop).await;
+        let resolved = self.resolved(&request).await;
         if resolved.is_err() && !given_up() {
             self.failed_starts.note(&spec, &resolved);
         }
         let resolved = resolved.inspect_err(|_| self.metrics.child_start_failed(&spec.name))?;
         let permit = match permit {
-            None if is_local => Some(self.permit(&request, stop).await?),
+            None if is_local => Some(self.permit(&request).await?),
             permit => permit,
         };
         let (launched, pid) = oneshot::channel();
@@ -315,11 +272,11 @@ impl Children {
         let folder = self.folder(&request).await;
         let paths = folder.paths.clone();
         let until = self.until(&request);
-        let started = self.start(request, resolved, folder, until, launched, stop);
+        let started = self.start(request, resolved, folder, until, launched);
         let started = Box::pin(started).await;
         drop(permit);
         let started = started.map_err(|error| error.without_folder(&paths));
-        if started.is_ok() || kind == StartKind::Needed && !given_up() {
+        if started.is_ok() || !is_trial && !given_up() {
             self.failed_starts.note(&spec, &started);
         }
         match &started {
@@ -332,16 +289,12 @@ impl Children {
     /// The installed environment that a local process is started from, if there is one. The packages
     /// of a locked server may still be installing: this waits for them before it takes a permit among
     /// the starts, which others can use meanwhile.
-    async fn resolved(
-        &self,
-        request: &ChildRequest,
-        stop: &CancellationToken,
-    ) -> Result<Option<Arc<Resolved>>, ChildError> {
+    async fn resolved(&self, request: &ChildRequest) -> Result<Option<Arc<Resolved>>, ChildError> {
         if let Transport::Remote(_) = &request.spec.transport {
             return Ok(None);
         }
         let ready = self.launches.ready(&request.spec, self.until(request));
-        let Some(found) = stop.run_until_cancelled(ready).await else {
+        let Some(found) = request.stop.run_until_cancelled(ready).await else {
             return Err(stopped());
         };
         let found = found.map_err(|why| ChildError::not_started(why.to_string()))?;
@@ -381,14 +334,10 @@ impl Children {
 
     /// A permit among the concurrent starts. The wait has the same limit as a start, in addition to
     /// it.
-    async fn permit(
-        &self,
-        request: &ChildRequest,
-        stop: &CancellationToken,
-    ) -> Result<StartPermit, ChildError> {
+    async fn permit(&self, request: &ChildRequest) -> Result<StartPermit, ChildError> {
         let permit = self.starts.enter(&request.tenant);
         let permit = tokio::time::timeout_at(self.until(request), permit);
-        match stop.run_until_cancelled(permit).await {
+        match request.stop.run_until_cancelled(permit).await {
             Some(Ok(permit)) => Ok(Either::Left(permit)),
             Some(Err(_)) => Err(ChildError::TooManyStarts),
             None => Err(stopped()),
@@ -408,7 +357,6 @@ impl Children {
         folder: Folder,
         until: Instant,
         launched: oneshot::Sender<u32>,
-        stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
         let began = Instant::now();
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
@@ -445,7 +393,7 @@ impl Children {
         let profile = self.spoken(&request.spec, request.profile);
         let greeting = Box::pin(child.introduce(&profile));
         let greeting = tokio::time::timeout_at(until, greeting);
-        let failure = match stop.run_until_cancelled(greeting).await {
+        let failure = match request.stop.run_until_cancelled(greeting).await {
             Some(Ok(Ok(Ok(hello)))) => {
                 if profile.era == Era::Legacy && hello.era == Era::Modern {
                     self.speaks_modern_only(&request.spec);

@@ -10,6 +10,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bridge_model::{Job, Tenant};
 use bridge_process::{Listener, Profile, UserValues};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::ServerSpec;
 
@@ -34,6 +35,33 @@ pub struct ChildRequest {
     pub deadline: Instant,
     /// Receives the child's notifications.
     pub listener: Listener,
+    /// Stops the start when cancelled: the child and its processes end before the error is returned.
+    pub stop: CancellationToken,
+    /// Whether the server may not support the profile's revision: if it does not, this does not count
+    /// as a failed start.
+    pub is_trial: bool,
+}
+
+impl ChildRequest {
+    /// A child that the bridge itself needs: without a user, and without a receiver of notifications.
+    pub fn of_bridge(
+        spec: &Arc<ServerSpec>,
+        job: &Job,
+        profile: Profile,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            spec: spec.clone(),
+            job: job.clone(),
+            profile,
+            user: UserValues::default(),
+            tenant: Tenant::bridge(),
+            deadline,
+            listener: Arc::new(|_| {}),
+            stop: CancellationToken::new(),
+            is_trial: false,
+        }
+    }
 }
 
 /// Limits and folders that all children share.

@@ -541,13 +541,10 @@ impl Sessions {
             permit.map_err(|_| self.full(spec, tenant))?
         };
         let request = ChildRequest {
-            spec: spec.clone(),
-            job: workspace.job.clone(),
-            profile,
             user: user.clone(),
             tenant: tenant.clone(),
-            deadline,
             listener: (self.listener)(&spec.name),
+            ..ChildRequest::of_bridge(spec, &workspace.job, profile, deadline)
         };
         let child = self.started(workspace, request).await?;
         let live = self.metrics.session_live();

@@ -15,9 +15,9 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{ServerName, Tenant};
+use bridge_model::ServerName;
 use bridge_process::{
-    Child, ChildError, End, Listener, Profile, UserValues,
+    Child, ChildError, End, Listener, Profile,
     launch::{Resolved, Sources},
 };
 use bridge_state::{ChatStore, Held, Lease, NewChat, StoreError};
@@ -651,20 +651,14 @@ impl Pool {
         let made = tokio::task::spawn_blocking(make).await;
         let (made_of, held) = made.expect("making a folder does not panic");
         let held = held?;
-        let request = ChildRequest {
-            spec: spec.clone(),
-            job: held.job.clone(),
-            profile,
-            user: UserValues::default(),
-            tenant: Tenant::bridge(),
-            deadline: Instant::now() + NO_DEADLINE,
-            listener: match spec.mode {
-                // The same listener as for the child of one call.
-                Mode::Stateless => Arc::new(|_| {}),
-                _ => (context.listener)(&spec.name),
-            },
-        };
-        let child = match context.children.ready_aside(request, start, off).await {
+        let deadline = Instant::now() + NO_DEADLINE;
+        let mut request = ChildRequest::of_bridge(spec, &held.job, profile, deadline);
+        request.stop = off.clone();
+        // A stateless child has no listener, like one that a call starts.
+        if spec.mode != Mode::Stateless {
+            request.listener = (context.listener)(&spec.name);
+        }
+        let child = match context.children.ready_aside(request, start).await {
             Ok(child) => child,
             Err(error) => {
                 drop(permit);

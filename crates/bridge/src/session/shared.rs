@@ -6,7 +6,7 @@
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use bridge_model::{Job, Principal, ServerName, Tenant};
-use bridge_process::{Child, ChildError, End, Listener, Profile, UserValues};
+use bridge_process::{Child, ChildError, End, Listener, Profile};
 use bridge_state::{ChatStore, Held, Lease, NewChat, PrincipalHash};
 use futures_util::{
     FutureExt as _,
@@ -225,14 +225,11 @@ impl SharedChildren {
         };
         let made = tokio::task::spawn_blocking(make).await;
         let Held { job, lease, .. } = made.expect("making a folder does not panic")?;
+        let deadline = Instant::now() + NO_DEADLINE;
         let request = ChildRequest {
-            spec: spec.clone(),
-            job: job.clone(),
-            profile,
-            user: UserValues::default(),
             tenant,
-            deadline: Instant::now() + NO_DEADLINE,
             listener: (self.listener)(&spec.name),
+            ..ChildRequest::of_bridge(spec, &job, profile, deadline)
         };
         let ready = tokio::select! {
             ready = self.children.ready(request) => ready,
