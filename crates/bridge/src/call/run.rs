@@ -21,7 +21,7 @@ use bridge_protocol::{
     jsonrpc::{Reply, Said},
     method,
 };
-use bridge_state::{Held, Lease, NewChat, PrincipalHash, StoreError};
+use bridge_state::{Held, Lease, NewChat, StoreError};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use jiff::Timestamp;
 use tokio::{
@@ -607,8 +607,8 @@ impl Running {
     async fn new_folder(&self, empty: bool) -> Result<(Held, Option<Child>), CallError> {
         self.engine.check_free_disk()?;
         let store = self.engine.store.clone();
-        let principal = PrincipalHash::from(&self.call.caller.principal);
-        let server = self.call.spec.name.clone();
+        let servers = vec![self.call.spec.name.clone()];
+        let new = NewChat::new(&self.call.caller.principal, servers);
         let spare = if empty {
             let pool = &self.engine.sessions.pool;
             let taking = pool.take(&self.call.spec, &self.call.profile);
@@ -617,10 +617,6 @@ impl Running {
             None
         };
         let make = move || {
-            let new = NewChat {
-                principal,
-                servers: vec![server],
-            };
             if let Some(Ok(parts)) = spare.map(|spare| spare.claim(&new)) {
                 return Ok((parts.held, Some(parts.child)));
             }

@@ -9,7 +9,7 @@ use std::{
 use bridge_model::{Job, Principal, ServerName};
 use bridge_process::{Child, ChildError, End, HelloParts, Profile, relative_text};
 use bridge_protocol::{RawJson, Tool, era::Era, method};
-use bridge_state::{ChatStore, Held, Lease, NewChat, PrincipalHash, StoreError};
+use bridge_state::{ChatStore, Held, Lease, NewChat, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -110,10 +110,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 /// A leased folder, so that the clean-up does not remove it while a child is slow to answer.
 async fn create_folder(store: &Arc<ChatStore>, server: &ServerName) -> Result<Held, StoreError> {
     let store = store.clone();
-    let new = NewChat {
-        principal: PrincipalHash::from(&Principal::Anonymous),
-        servers: vec![server.clone()],
-    };
+    let new = NewChat::new(&Principal::Anonymous, vec![server.clone()]);
     blocking(move || store.create(&new)).await
 }
 

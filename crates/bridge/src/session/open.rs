@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bridge_model::{BootTime, Caller, Principal, ServerName, SessionId, Tenant, WorkspaceKey};
 use bridge_process::{Child, ChildError, Profile, UserValues};
-use bridge_state::{Acquired, ChatStore, Lease, LiveSession, NewChat, PrincipalHash, StoreError};
+use bridge_state::{Acquired, ChatStore, Lease, LiveSession, NewChat, StoreError};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::{
@@ -126,7 +126,7 @@ impl Sessions {
         principal: &Principal,
     ) -> Result<Arc<Workspace>, SessionError> {
         let store = &self.store;
-        let new = new_chat(principal);
+        let new = NewChat::new(principal, Vec::new());
         self.prove(address, &new)?;
         let held_at = BootTime::now();
         let found = match store.acquire(&address.key, &new)? {
@@ -442,7 +442,7 @@ impl Sessions {
         wants: &Wants,
         principal: &Principal,
     ) -> Result<Option<Adopted>, SessionError> {
-        let new = new_chat(principal);
+        let new = NewChat::new(principal, Vec::new());
         self.prove(address, &new)?;
         let held_at = BootTime::now();
         if !self.store.claim(spare.lease(), Some(&address.key), &new)? {
@@ -465,13 +465,6 @@ impl Sessions {
         drop(workspace.slot(&wants.spec).bind(&session, address.class));
         let workspace = Arc::new(workspace);
         Ok(Some((workspace, session)))
-    }
-}
-
-fn new_chat(principal: &Principal) -> NewChat {
-    NewChat {
-        principal: PrincipalHash::from(principal),
-        servers: Vec::new(),
     }
 }
 

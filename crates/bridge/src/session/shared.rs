@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use bridge_model::{Job, Principal, ServerName, Tenant};
 use bridge_process::{Child, ChildError, End, Listener, Profile};
-use bridge_state::{ChatStore, Held, Lease, NewChat, PrincipalHash};
+use bridge_state::{ChatStore, Held, Lease, NewChat};
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, ready},
@@ -214,16 +214,9 @@ impl SharedChildren {
         (profile, tenant): (Profile, Tenant),
         off: &CancellationToken,
     ) -> Result<SharedChild, SessionError> {
-        let (store, server) = (self.store.clone(), spec.name.clone());
-        let make = move || {
-            let principal = PrincipalHash::from(&Principal::Anonymous);
-            let new = NewChat {
-                principal,
-                servers: vec![server],
-            };
-            store.create(&new)
-        };
-        let made = tokio::task::spawn_blocking(make).await;
+        let store = self.store.clone();
+        let new = NewChat::new(&Principal::Anonymous, vec![spec.name.clone()]);
+        let made = tokio::task::spawn_blocking(move || store.create(&new)).await;
         let Held { job, lease, .. } = made.expect("making a folder does not panic")?;
         let deadline = Instant::now() + NO_DEADLINE;
         let request = ChildRequest {

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bridge_model::{Job, JobId, ServerName, WorkspaceKey};
+use bridge_model::{Job, JobId, Principal, ServerName, WorkspaceKey};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -40,6 +40,12 @@ pub struct NewChat {
 }
 
 impl NewChat {
+    /// A chat of this principal.
+    pub fn new(principal: &Principal, servers: Vec<ServerName>) -> Self {
+        let principal = PrincipalHash::from(principal);
+        Self { principal, servers }
+    }
+
     fn note_in(&self, key: Option<&WorkspaceKey>, metadata: &mut Metadata) {
         metadata.session_keys = key.iter().map(|key| key.to_hex()).collect();
         metadata.principal = Some(self.principal.clone());
@@ -651,8 +657,6 @@ fn note_outcome(metadata: &mut Metadata, outcome: CallOutcome) {
 #[cfg(test)]
 mod tests {
     use std::{os::unix::fs::MetadataExt as _, time::Duration};
-
-    use bridge_model::Principal;
 
     use super::*;
     use crate::testing::{Folder, alice, key, later, new_chat};
