@@ -639,18 +639,9 @@ impl Pool {
             }
             Mode::Stateless | Mode::Shared => None,
         };
-        let make = {
-            let (context, spec) = (context.clone(), spec.clone());
-            move || {
-                (
-                    MadeOf::now(&context, &spec),
-                    context.store.create_unclaimed(),
-                )
-            }
-        };
-        let made = tokio::task::spawn_blocking(make).await;
-        let (made_of, held) = made.expect("making a folder does not panic");
-        let held = held?;
+        let (store, made_of) = (context.store.clone(), MadeOf::read(context, spec).await);
+        let held = tokio::task::spawn_blocking(move || store.create_unclaimed()).await;
+        let held = held.expect("making a folder does not panic")?;
         let deadline = Instant::now() + NO_DEADLINE;
         let mut request = ChildRequest::of_bridge(spec, &held.job, profile, deadline);
         request.stop = off.clone();
@@ -831,9 +822,7 @@ impl MadeOf {
         if self.code.is_none() {
             return true;
         }
-        let (context, spec) = (context.clone(), spec.clone());
-        let now = tokio::task::spawn_blocking(move || Self::now(&context, &spec)).await;
-        now.is_ok_and(|now| now.code == self.code)
+        Self::read(context, spec).await.code == self.code
     }
 }
 
