@@ -361,8 +361,8 @@ impl Running {
         let lease = workspace.lease.clone();
         let found = self.find_child(&workspace, None).await;
         let held = self.check_lease(&workspace).await;
-        let attached = held.and(found).map(|found| {
-            let kept = (found.session, workspace);
+        let attached = held.and(found).map(|session| {
+            let kept = (session, workspace);
             self.subscribe(resources, kept, |(session, _)| &session.child);
         });
         self.engine.sessions.call_ended(self.call.address.key);

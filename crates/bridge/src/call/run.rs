@@ -51,7 +51,7 @@ use crate::{
     child::ChildRequest,
     config::{Lang, Mode},
     openwebui::{Chat, Event},
-    session::{Found, Lent, OpenWorkspace, Room, SessionError, SharedChild, Start, Workspace},
+    session::{Lent, OpenWorkspace, Room, SessionError, SharedChild, Start, Workspace},
 };
 
 /// The timeout of a ping to a child that got the cancellation of a call.
@@ -422,23 +422,24 @@ impl Running {
         self.check_lease(workspace).await?;
         engine.check_free_disk_for(spec)?;
         let (job, mut repeated) = (&workspace.job, false);
-        let (found, reply) = loop {
+        let (session, replaced, reply) = loop {
             let room = self.room(workspace, &mut permits).await?;
-            let found = self.find_child(workspace, room).await?;
+            let session = self.find_child(workspace, room).await?;
+            let replaced = workspace.has_loss(&spec.name);
             self.check_lease(workspace).await?;
-            let reply = self.ask(&found.session.child, job, &mut permits).await;
+            let reply = self.ask(&session.child, job, &mut permits).await;
             if repeated || !is_unread(&reply) {
-                break (found, reply);
+                break (session, replaced, reply);
             }
             repeated = true;
             let (sessions, how) = (&engine.sessions, End::Kill);
-            sessions.end_now(workspace, &found.session, how).await;
+            sessions.end_now(workspace, &session, how).await;
         };
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
                 // The call keeps the chat's turn until its child is settled; the caller need not wait.
-                self.settle(workspace.clone(), found.session, &error, permits);
+                self.settle(workspace.clone(), session, &error, permits);
                 return Err(error);
             }
         };
@@ -449,12 +450,12 @@ impl Running {
         let folder = Folder {
             job: job.clone(),
             lease: workspace.lease.clone(),
-            paths: found.session.child.paths().clone(),
+            paths: session.child.parts.paths.clone(),
             files: workspace.files.clone(),
         };
         let mut answer = self.answer(reply, Some(folder), &permits).await?;
         answer.notices.extend(brought);
-        if found.replaced && self.call.ask.is_tool_call() {
+        if replaced && self.call.ask.is_tool_call() {
             // If a scan hangs and holds the lock, the next answer contains the notice.
             if let Ok(seen) = workspace.files.try_lock() {
                 answer.notices.insert(0, files::inventory(&seen));
@@ -512,7 +513,7 @@ impl Running {
         &self,
         workspace: &Arc<Workspace>,
         room: Option<Start>,
-    ) -> Result<Found, CallError> {
+    ) -> Result<Lent, CallError> {
         let (spec, sessions) = (&self.call.spec, &self.engine.sessions);
         let user = UserValues::from_caller(&self.call.caller);
         let until = (self.queue_until, self.deadline);

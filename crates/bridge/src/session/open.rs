@@ -396,8 +396,7 @@ impl Sessions {
         wants: Option<Arc<Wants>>,
     ) -> Option<Arc<Workspace>> {
         let wants = wants?;
-        let stateful = wants.spec.mode == Mode::Stateful;
-        if !stateful || !self.is_new(address).await {
+        if !self.is_new(address).await {
             return None;
         }
         // A tenant that uses its full share gets a permit only after the end of one of its own
@@ -470,15 +469,6 @@ impl Sessions {
 
 // The choice or start of the child that serves a call.
 
-/// A child for one call.
-pub struct Found {
-    /// The child, in use.
-    pub session: Lent,
-    /// An earlier child of this server has ended here, and its memory is lost. True until
-    /// [`Workspace::loss_told`], so that a call that fails does not suppress the message.
-    pub replaced: bool,
-}
-
 /// The right to start a child for a call.
 pub struct Start {
     /// Held so that no other call chooses or starts a child of this server in this workspace
@@ -509,21 +499,26 @@ impl Sessions {
         (user, tenant): (&UserValues, &Tenant),
         start: Option<Start>,
         (patience, deadline): (Instant, Instant),
-    ) -> Result<Found, SessionError> {
+    ) -> Result<Lent, SessionError> {
         let slot = workspace.slot(spec);
+        let lend = || {
+            let lent = slot.lend(spec, class);
+            // A warm child was not recorded before its first call.
+            lent.inspect(|_| workspace.note_worked(&spec.name, true))
+        };
         // Another call that starts a child may wait for permits that this call holds.
         if start.is_none()
-            && let Ok(session) = slot.lend(spec, class)
+            && let Ok(session) = lend()
         {
-            return Ok(Self::found(workspace, session));
+            return Ok(session);
         }
         let (_gate, permit) = match start {
             Some(start) => (start.gate, Some(start.permit)),
             None => (slot.gate.clone().lock_owned().await, None),
         };
         self.end_unusable(workspace, spec).await;
-        let left = match slot.lend(spec, class) {
-            Ok(session) => return Ok(Self::found(workspace, session)),
+        let left = match lend() {
+            Ok(session) => return Ok(session),
             Err(left) => left,
         };
         let permit = if let Some(permit) = permit {
@@ -546,18 +541,7 @@ impl Sessions {
         self.watch(workspace, &session);
         workspace.note_worked(&spec.name, left);
         self.note_started(workspace, &session).await;
-        Ok(Found {
-            session: lent,
-            replaced: workspace.has_loss(&spec.name),
-        })
-    }
-
-    fn found(workspace: &Workspace, session: Lent) -> Found {
-        let server = &session.spec.name;
-        // A warm child was not recorded before its first call.
-        workspace.note_worked(server, true);
-        let replaced = workspace.has_loss(server);
-        Found { session, replaced }
+        Ok(lent)
     }
 
     /// Starts a child; if the system has no descriptors, processes or memory left for it, idle ones

@@ -782,14 +782,17 @@ struct MadeOf {
 }
 
 impl MadeOf {
-    /// The files that a start would use now. Blocks on the disk.
-    fn now(context: &Context, spec: &ServerSpec) -> Self {
+    /// The files that a start would use now.
+    async fn read(context: &Context, spec: &Arc<ServerSpec>) -> Self {
         let installed = installed(context, spec);
-        let identity = installed.as_ref().and_then(|found| found.identity.as_ref());
-        let code = match &spec.transport {
-            Transport::Stdio(command) if identity.is_none() => Some(Sources::of_command(command)),
+        let pinned = (installed.as_ref()).is_some_and(|found| found.identity.is_some());
+        let spec = spec.clone();
+        let read = move || match &spec.transport {
+            Transport::Stdio(command) if !pinned => Some(Sources::of_command(command)),
             _ => None,
         };
+        let code = tokio::task::spawn_blocking(read).await;
+        let code = code.expect("reading files does not panic");
         Self { installed, code }
     }
 
