@@ -650,7 +650,7 @@ impl Running {
             };
             let reply = self.ask(running, job, permits).await;
             if repeated || !is_unread(&reply) {
-                break (reply?, running.paths().clone());
+                break (reply?, running.parts.paths.clone());
             }
             repeated = true;
             end_now(child).await;

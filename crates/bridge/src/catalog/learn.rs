@@ -133,7 +133,7 @@ pub async fn probe(
     let request = trial(spec, &job, Profile::modern(), stop);
     let mut found = None;
     if let Ok(child) = children.ready(request).await {
-        found = Some(child.hello().raw.clone());
+        found = Some(child.hello.raw.clone());
         child.end(End::Kill).await;
     }
     discard_folder(store, lease).await;
@@ -164,7 +164,7 @@ async fn ask(children: &Children, request: ChildRequest) -> Result<Learnt, Learn
         stop,
         ..
     } = request;
-    let hello = child.hello();
+    let hello = &child.hello;
     let modern = OnceLock::new();
     if hello.era == Era::Modern {
         let _ = modern.set(hello.raw.clone());
@@ -191,7 +191,7 @@ async fn ask(children: &Children, request: ChildRequest) -> Result<Learnt, Learn
     (learnt.memory, learnt.wrote_files) = blocking(move || {
         let files = std::fs::read_dir(work);
         let wrote = files.is_ok_and(|mut files| files.next().is_some());
-        (measured.memory(), wrote)
+        (measured.parts.body.memory(), wrote)
     })
     .await;
     child.end(End::Kill).await;

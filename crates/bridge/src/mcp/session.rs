@@ -405,11 +405,11 @@ impl McpSession {
         let notifier = (mode != Mode::Shared).then(|| child.notifier());
         let greeting = self.greeting.lock().clone();
         if let (Some(notifier), Some(greeting)) = (&notifier, greeting)
-            && !followed.contains_key(&child.number())
+            && !followed.contains_key(&child.parts.number)
         {
             notifier.tell(&greeting);
         }
-        if followed.insert(child.number(), notifier).is_some() {
+        if followed.insert(child.parts.number, notifier).is_some() {
             return;
         }
         drop(followed);

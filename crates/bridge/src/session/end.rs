@@ -324,8 +324,8 @@ impl Sessions {
     ) {
         let status = session.child.end(how).await;
         drop(session.give_up_permit());
-        let (server, child) = (session.spec.name.clone(), session.child.number());
-        let pid = session.child.pid();
+        let (server, child) = (session.spec.name.clone(), session.child.parts.number);
+        let pid = session.child.parts.body.pid();
         tracing::debug!(%server, pid, %status, "session ended");
         let note = move |store: &ChatStore, lease: &Lease| store.session_ended(lease, child);
         self.note(workspace, note).await;

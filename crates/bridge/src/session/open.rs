@@ -681,8 +681,8 @@ impl Sessions {
     ) {
         let live = LiveSession {
             server: session.spec.name.as_str().to_owned(),
-            number: session.child.number(),
-            pid: session.child.pid(),
+            number: session.child.parts.number,
+            pid: session.child.parts.body.pid(),
             started_at: Timestamp::now(),
         };
         let note = move |store: &ChatStore, lease: &Lease| store.session_started(lease, live);

@@ -169,7 +169,7 @@ impl Pool {
             }
             tracing::debug!(server = %spec.name, "warm process discarded");
             kind.failed(PAUSE);
-            if spare.child().was_declined() {
+            if spare.child().parts.connection.has_declined() {
                 // It sends requests to its caller at its start, so none of its kind can be warm.
                 kind.not_before = Instant::now() + LONG_PAUSE;
             }
@@ -734,10 +734,10 @@ impl Spare {
     async fn is_usable(&self, spec: &Arc<ServerSpec>) -> bool {
         let child = self.child();
         child.is_alive()
-            && !child.was_declined()
+            && !child.parts.connection.has_declined()
             && self.made_of.holds(&self.context, spec).await
             && child.answers_ping(PING).await
-            && !child.was_declined()
+            && !child.parts.connection.has_declined()
     }
 }
 

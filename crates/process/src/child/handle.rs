@@ -43,8 +43,10 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// A running, initialised server: a process, whose whole tree is killed when this is dropped, or a
 /// session with a remote server, which is closed then.
 pub struct Child {
-    parts: ChildParts,
-    hello: Hello,
+    /// Its process, its connection and its log.
+    pub parts: ChildParts,
+    /// The response to `initialize` or `server/discover`.
+    pub hello: Hello,
     /// For children of 2026-07-28, which send notifications only on request.
     subscriptions: Option<Subscriptions>,
 }
@@ -72,45 +74,14 @@ pub struct ChildParts {
 }
 
 impl Child {
-    /// The response to `initialize` or `server/discover`.
-    pub fn hello(&self) -> &Hello {
-        &self.hello
-    }
-
     /// The protocol era of the child.
     pub fn era(&self) -> Era {
-        self.hello().era
-    }
-
-    /// The spellings of its folder's path.
-    pub fn paths(&self) -> &JobFolderPaths {
-        &self.parts.paths
-    }
-
-    /// Unique among all children of this bridge.
-    pub fn number(&self) -> u64 {
-        self.parts.number
-    }
-
-    /// The process id; `None` for a remote server.
-    pub fn pid(&self) -> Option<u32> {
-        self.parts.body.pid()
+        self.hello.era
     }
 
     /// Whether it can still answer calls.
     pub fn is_alive(&self) -> bool {
         self.parts.connection.is_open() && self.parts.body.is_there()
-    }
-
-    /// Whether a request of the child was declined because no client could answer it.
-    pub fn was_declined(&self) -> bool {
-        self.parts.connection.has_declined()
-    }
-
-    /// Memory of the process and its descendants: proportional set size, in bytes; 0 for a remote
-    /// server. Reads all of `/proc`: blocks.
-    pub fn memory(&self) -> u64 {
-        self.parts.body.memory()
     }
 
     /// Sends a request of the bridge, in the child's form of the protocol. Dropping the future
@@ -381,7 +352,8 @@ impl Body {
         }
     }
 
-    /// Memory on this machine: proportional set size, in bytes. Reads all of `/proc`: blocks.
+    /// Memory of the process and its descendants: proportional set size, in bytes; 0 for a remote
+    /// server. Reads all of `/proc`: blocks.
     pub fn memory(&self) -> u64 {
         self.pid().map_or(0, supervisor::memory)
     }
