@@ -130,37 +130,17 @@ impl HelloParts {
 }
 
 /// An unsuitable response to `initialize` or `server/discover`.
-pub enum Refused {
-    /// An error object.
-    Rpc(RawJson),
-    /// An error object in response to `server/discover`.
-    NotModern(RawJson),
-    /// A result that is not an object.
-    NoHello,
-}
-
-impl Refused {
+pub struct Refused {
+    why: &'static str,
     /// The error object, if it is one.
-    pub fn error(&self) -> Option<&RawJson> {
-        match self {
-            Self::Rpc(error) | Self::NotModern(error) => Some(error),
-            Self::NoHello => None,
-        }
-    }
+    pub error: Option<RawJson>,
 }
 
 impl From<Refused> for ChildError {
     fn from(refused: Refused) -> Self {
-        let why = match &refused {
-            Refused::Rpc(_) => "initialize returned an error",
-            Refused::NotModern(_) => "it does not support revision 2026-07-28",
-            Refused::NoHello => {
-                "the result of initialize is not an InitializeResult: it is not an object"
-            }
-        };
-        let said = refused.error().map(|error| format!(": {}", error.as_str()));
+        let said = refused.error.map(|error| format!(": {}", error.as_str()));
         Self::NotStarted {
-            why: why.to_owned(),
+            why: refused.why.to_owned(),
             said: said.unwrap_or_default(),
             refused: true,
         }
@@ -190,12 +170,16 @@ pub async fn introduce(
             let discovery = tokio::time::timeout(DISCOVERY, discover(connection)).await;
             return Ok(match discovery {
                 Ok(Ok(Ok(hello))) => Ok(hello),
-                _ => Err(Refused::Rpc(error)),
+                _ => Err(Refused {
+                    why: "initialize returned an error",
+                    error: Some(error),
+                }),
             });
         }
     };
     if raw.members().is_none() {
-        return Ok(Err(Refused::NoHello));
+        let why = "the result of initialize is not an InitializeResult: it is not an object";
+        return Ok(Err(Refused { why, error: None }));
     }
     connection.notify(method::INITIALIZED, None);
     let era = Era::Legacy;
@@ -206,10 +190,12 @@ pub async fn introduce(
 async fn discover(connection: &Connection) -> Result<Result<Hello, Refused>, Closed> {
     let params = modern_params(None, &Profile::modern());
     let answer = connection.request(method::DISCOVER, Some(&params)).await?;
-    let era = Era::Modern;
-    Ok(answer
-        .map(|raw| Hello { era, raw })
-        .map_err(Refused::NotModern))
+    let (era, why) = (Era::Modern, "it does not support revision 2026-07-28");
+    let refused = |error| Refused {
+        why,
+        error: Some(error),
+    };
+    Ok(answer.map(|raw| Hello { era, raw }).map_err(refused))
 }
 
 /// The capability that a caller needs to answer a request of a child; `None` for an unknown
