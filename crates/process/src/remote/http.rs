@@ -58,16 +58,6 @@ pub struct Http {
     pub per_request_headers: PerRequestHeaders,
 }
 
-/// Whether a request whose connection broke may be resent. A request that was not sent may always
-/// be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resend {
-    /// Not resent: it may have arrived, and a duplicate would do harm.
-    Never,
-    /// Resent once.
-    Once,
-}
-
 impl Http {
     /// Does not connect yet.
     pub fn new(spec: &RemoteSpec, options: &RemoteOptions) -> Result<Self, String> {
@@ -111,19 +101,20 @@ impl Http {
         method: Method,
         headers: HeaderMap,
     ) -> Result<Response, Failure> {
-        self.send(method, &self.url, headers, Bytes::new(), Resend::Once)
+        self.send(method, &self.url, headers, Bytes::new(), true)
             .await
     }
 
     /// Sends a request and waits for the head of the response. Any status except a redirect is
-    /// returned.
-    pub async fn send(
+    /// returned. A request whose connection broke may have arrived: it is resent only once, and only
+    /// if it `may_repeat`.
+    async fn send(
         &self,
         method: Method,
         url: &Url,
         headers: HeaderMap,
         body: Bytes,
-        mut resend: Resend,
+        mut may_repeat: bool,
     ) -> Result<Response, Failure> {
         let mut pauses = AGAIN.into_iter();
         loop {
@@ -147,7 +138,7 @@ impl Http {
                     };
                     tokio::time::sleep(pause).await;
                 }
-                Failure::Broken(_) if resend == Resend::Once => resend = Resend::Never,
+                Failure::Broken(_) if may_repeat => may_repeat = false,
                 other => return Err(other),
             }
         }
@@ -232,14 +223,9 @@ impl Transport {
         headers.insert(CONTENT_TYPE, json);
         let own = &self.http.per_request_headers;
         own.add_to(&mut headers, message.id());
-        let resend = if message.is_idempotent() {
-            Resend::Once
-        } else {
-            Resend::Never
-        };
-        let body = message.body();
+        let (body, may_repeat) = (message.body(), message.is_idempotent());
         self.http
-            .send(Method::POST, url, headers, body, resend)
+            .send(Method::POST, url, headers, body, may_repeat)
             .await
     }
 
@@ -272,12 +258,15 @@ impl Transport {
     /// After the session was lost: requests in flight may still be answered, and new requests are
     /// rejected without being sent, so that their senders may send them in a new session.
     pub async fn wind_up(&self, input: &mut Input, flights: &mut Flights) {
-        let refusal = |id: &str| self.http.failed(&Failure::SessionLost, id);
+        let refuse = async |message: Outgoing| {
+            if let Some(id) = message.id() {
+                let refusal = self.http.failed(&Failure::SessionLost, id);
+                self.output.line(refusal).await;
+            }
+        };
         let refusing = async {
             while let Some(message) = input.next().await {
-                if let Some(id) = message.id() {
-                    self.output.line(refusal(id)).await;
-                }
+                refuse(message).await;
             }
         };
         tokio::select! {
@@ -286,9 +275,7 @@ impl Transport {
         }
         // The rest of the messages in the pipe.
         while let Some(Some(message)) = input.next().now_or_never() {
-            if let Some(id) = message.id() {
-                self.output.line(refusal(id)).await;
-            }
+            refuse(message).await;
         }
     }
 }
