@@ -56,7 +56,7 @@ const WORDS: &[&str] = &[
 /// cover 401.
 pub fn by_refusal(status: StatusCode, body: &[u8], error: Option<&RpcError>) -> bool {
     let about_request = |codes: &[i64]| {
-        error.is_some_and(|error| error.names_request && codes.contains(&error.code))
+        error.is_some_and(|error| error.names_request && codes.contains(&error.parts.code))
     };
     match status {
         // The status of the specification, and one with the same meaning. A server of 2026-07-28
@@ -64,7 +64,7 @@ pub fn by_refusal(status: StatusCode, body: &[u8], error: Option<&RpcError>) -> 
         StatusCode::NOT_FOUND | StatusCode::GONE => !about_request(&[code::METHOD_NOT_FOUND]),
         _ if about_request(&[code::METHOD_NOT_FOUND, code::INVALID_PARAMS]) => false,
         _ => match error {
-            Some(error) => says_so(&error.message),
+            Some(error) => says_so(&error.parts.message),
             None => says_so(&String::from_utf8_lossy(&body[..body.len().min(READ)])),
         },
     }

@@ -154,10 +154,8 @@ pub struct RpcError {
     pub line: Bytes,
     /// Whether the body contained the request's id.
     pub names_request: bool,
-    /// Its code; 0 if it has none.
-    pub code: i64,
-    /// Its message.
-    pub message: String,
+    /// Its code and its message.
+    pub parts: ErrorParts,
 }
 
 /// Parses the body of a rejection. An error without an id gets the request's id.
@@ -176,8 +174,7 @@ pub fn rpc_error(body: &Bytes, id: Option<&str>) -> Option<RpcError> {
     Some(RpcError {
         line,
         names_request,
-        code: parts.code,
-        message: parts.message,
+        parts,
     })
 }
 
