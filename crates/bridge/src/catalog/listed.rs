@@ -83,12 +83,8 @@ impl Listed {
         templates: &[RawJson],
     ) -> Self {
         let mut listed = Self::default();
-        for tool in tools {
-            if let Some(mut item) = listed.item("tool", &tool.raw, "name", Shape::Tool) {
-                listed.input_schema(&mut item);
-                listed.tools.push(item);
-            }
-        }
+        let tools = tools.map(|tool| &tool.raw);
+        listed.tools = listed.list("tool", tools, "name", Shape::Tool);
         listed.prompts = listed.list("prompt", prompts, "name", Shape::Prompt);
         listed.resources = listed.list("resource", resources, "uri", Shape::Resource);
         let (kind, key) = ("resource template", "uriTemplate");
@@ -96,7 +92,13 @@ impl Listed {
         listed
     }
 
-    fn list(&mut self, kind: &str, said: &[RawJson], key: &str, shape: Shape) -> Vec<Item> {
+    fn list<'a>(
+        &mut self,
+        kind: &str,
+        said: impl IntoIterator<Item = &'a RawJson>,
+        key: &str,
+        shape: Shape,
+    ) -> Vec<Item> {
         let (mut kept, mut known) = (Vec::new(), HashSet::new());
         for raw in said {
             let Some(item) = self.item(kind, raw, key, shape) else {
@@ -128,17 +130,13 @@ impl Listed {
             raw = raw.with_member("name", &RawJson::from_json(&(*own).into()));
         }
         self.note(kind, &own, &faults);
-        Some(Item { own, raw })
-    }
-
-    /// Adds the schema if it is missing: every tool must have one.
-    fn input_schema(&mut self, item: &mut Item) {
-        if item.raw.member("inputSchema").is_none() {
+        // Every tool must have a schema.
+        if matches!(shape, Shape::Tool) && raw.member("inputSchema").is_none() {
             let faults = ["inputSchema is missing or is not an object schema".to_owned()];
-            self.note("tool", &item.own, &faults);
-            let any = RawJson::from_json(&serde_json::json!({"type": "object"}));
-            item.raw = item.raw.with_member("inputSchema", &any);
+            self.note(kind, &own, &faults);
+            raw = raw.with_member("inputSchema", &any_object());
         }
+        Some(Item { own, raw })
     }
 
     fn note(&mut self, kind: &str, own: &str, faults: &[String]) {
@@ -369,10 +367,14 @@ const PARTS: usize = 10_000;
 fn input_schema(raw: &RawJson) -> Fit {
     let mut faults = Vec::new();
     let Some(schema) = of_object(raw, &mut faults) else {
-        let any = RawJson::from_json(&serde_json::json!({"type": "object"}));
-        return Fit::Instead(any, wrong(raw));
+        return Fit::Instead(any_object(), wrong(raw));
     };
     fit(schema, &faults)
+}
+
+/// The schema that accepts any object.
+fn any_object() -> RawJson {
+    RawJson::from_json(&serde_json::json!({"type": "object"}))
 }
 
 /// Checks `outputSchema`, which is optional.
