@@ -46,6 +46,8 @@ pub struct Learner {
 
 struct Shared {
     spec: Mutex<Arc<ServerSpec>>,
+    children: Arc<Children>,
+    store: Arc<ChatStore>,
     learnt: Mutex<Option<Arc<Learnt>>>,
     news: broadcast::Sender<News>,
     publish: watch::Sender<Knowledge>,
@@ -89,6 +91,8 @@ impl Learner {
         let (publish, watch) = watch::channel(Knowledge::Learning);
         let shared = Arc::new(Shared {
             spec: Mutex::new(spec),
+            children,
+            store,
             learnt: Mutex::default(),
             news,
             publish,
@@ -99,7 +103,7 @@ impl Learner {
             },
             stop: CancellationToken::new(),
         });
-        tasks.spawn(shared.clone().run(children, store));
+        tasks.spawn(shared.clone().run());
         Self {
             watch,
             began: Instant::now(),
@@ -145,16 +149,16 @@ impl Shared {
         }
     }
 
-    async fn run(self: Arc<Self>, children: Arc<Children>, store: Arc<ChatStore>) {
+    async fn run(self: Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         // Whether the entry is from the disk and not yet confirmed by the server.
-        let mut believed = self.remember(&children, &store).await;
+        let mut believed = self.remember().await;
         loop {
             let spec = self.spec();
-            let key = disk::Key::for_server(&spec, &children);
+            let key = disk::Key::for_server(&spec, &self.children);
             let deadline = Instant::now() + ATTEMPT;
             let attempt = self.stop.child_token();
-            let learnt = learn(&spec, &children, &store, deadline, &attempt);
+            let learnt = learn(&spec, &self.children, &self.store, deadline, &attempt);
             let learnt = self.unless_outdated(learnt, &attempt).await;
             if self.stop.is_cancelled() {
                 return;
@@ -171,14 +175,14 @@ impl Shared {
                     tracing::info!(server = %spec.name, tools, hidden, "server is ready");
                     believed = false;
                     self.take_over(learnt);
-                    self.probe(&spec, &children, &store).await;
-                    self.keep(spec, key, &children, &store).await;
+                    self.probe(&spec).await;
+                    self.keep(spec, key).await;
                     pause = FIRST_PAUSE;
                     self.stop.run_until_cancelled(self.wanted.granted()).await
                 }
                 Err(error)
-                    if key == disk::Key::for_server(&spec, &children)
-                        && doubted(&error, &spec, &children) =>
+                    if key == disk::Key::for_server(&spec, &self.children)
+                        && self.is_of_installation(&error, &spec) =>
                 {
                     tracing::warn!(server = %spec.name, error = %error.brief(),
                         "server fails to start from its installed environment and uses its own \
@@ -218,9 +222,9 @@ impl Shared {
     }
 
     /// Offers the entry on disk, if it is valid for the current config and packages.
-    async fn remember(&self, children: &Children, store: &Arc<ChatStore>) -> bool {
-        let (spec, store) = (self.spec(), store.clone());
-        let key = disk::Key::for_server(&spec, children);
+    async fn remember(&self) -> bool {
+        let (spec, store) = (self.spec(), self.store.clone());
+        let key = disk::Key::for_server(&spec, &self.children);
         let read = tokio::task::spawn_blocking(move || disk::read(&store, &spec, &key));
         let Ok(Some(learnt)) = read.await else {
             return false;
@@ -249,36 +253,37 @@ impl Shared {
     }
 
     /// Stores the answers for the next start, unless the packages have changed meanwhile.
-    async fn keep(
-        &self,
-        spec: Arc<ServerSpec>,
-        key: disk::Key,
-        children: &Children,
-        store: &Arc<ChatStore>,
-    ) {
+    async fn keep(&self, spec: Arc<ServerSpec>, key: disk::Key) {
         let known = self.learnt.lock().clone();
-        let Some(learnt) = known.filter(|_| key == disk::Key::for_server(&spec, children)) else {
+        let is_current = key == disk::Key::for_server(&spec, &self.children);
+        let Some(learnt) = known.filter(|_| is_current) else {
             return;
         };
-        children.launches().trust(&spec);
-        let store = store.clone();
+        self.children.launches().trust(&spec);
+        let store = self.store.clone();
         let write = move || disk::write(&store, &spec, &key, &learnt);
         let _ = tokio::task::spawn_blocking(write).await;
     }
 
     /// For servers without a child per chat: whether clients of 2026-07-28 can get a child of that
     /// revision.
-    async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<ChatStore>) {
+    async fn probe(&self, spec: &Arc<ServerSpec>) {
         let known = self.learnt.lock().clone();
         let known = known.is_some_and(|learnt| learnt.modern.get().is_some());
         if known || spec.mode == Mode::Stateful {
             return;
         }
-        let modern = probe(spec, children, store, &self.stop).await;
+        let modern = probe(spec, &self.children, &self.store, &self.stop).await;
         let learnt = self.learnt.lock();
         if let (Some(learnt), Some(modern)) = (&*learnt, modern) {
             let _ = learnt.modern.set(modern);
         }
+    }
+
+    /// Whether a failure indicates a fault in the environment that the server was started from.
+    fn is_of_installation(&self, error: &LearnError, spec: &ServerSpec) -> bool {
+        let of_the_program = matches!(error, LearnError::Child(ChildError::NotStarted { .. }));
+        of_the_program && self.children.launches().doubt(spec, &error.brief())
     }
 
     /// `believed`: the offer is from the disk and was never confirmed by the server.
@@ -302,12 +307,6 @@ impl Shared {
             !known
         });
     }
-}
-
-/// Whether a failure indicates a fault in the environment that the server was started from.
-fn doubted(error: &LearnError, spec: &ServerSpec, children: &Children) -> bool {
-    let of_the_program = matches!(error, LearnError::Child(ChildError::NotStarted { .. }));
-    of_the_program && children.launches().doubt(spec, &error.brief())
 }
 
 /// Three quarters to five quarters of `pause`, so that servers that failed together are not retried at
