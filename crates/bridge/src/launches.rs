@@ -38,6 +38,16 @@ pub struct Launches(Mutex<Entries>);
 
 type Entries = HashMap<(ServerName, SpecVersion), Entry>;
 
+impl Launching {
+    /// The environment, if it is started from one.
+    pub fn installed(self) -> Option<Arc<Resolved>> {
+        match self {
+            Self::Installed(resolved) => Some(resolved),
+            _ => None,
+        }
+    }
+}
+
 struct Entry {
     state: watch::Sender<Launching>,
     /// Whether it is in the current server file.
@@ -84,8 +94,8 @@ impl Launches {
     /// Records a failed start. Returns whether it indicates a fault of the environment, from which
     /// the server never started successfully: it then runs as written from now on.
     pub fn doubt(&self, spec: &ServerSpec, why: &str) -> bool {
-        let doubtful =
-            matches!(self.state_of(spec), Launching::Installed(found) if found.is_doubtful());
+        let found = self.state_of(spec).installed();
+        let doubtful = found.is_some_and(|found| found.is_doubtful());
         if doubtful {
             let why = format!("it failed to start from its installed environment: {why}");
             self.set(spec, Launching::AsWritten(Some(why.into())));
@@ -95,7 +105,7 @@ impl Launches {
 
     /// Records a successful start.
     pub fn trust(&self, spec: &ServerSpec) {
-        if let Launching::Installed(found) = self.state_of(spec) {
+        if let Some(found) = self.state_of(spec).installed() {
             found.trust();
         }
     }
@@ -118,11 +128,7 @@ impl Launches {
     pub fn installed(&self) -> Vec<Arc<Resolved>> {
         let entries = self.lock();
         let states = entries.values().map(|entry| entry.state.borrow().clone());
-        let installed = states.filter_map(|state| match state {
-            Launching::Installed(resolved) => Some(resolved),
-            _ => None,
-        });
-        installed.collect()
+        states.filter_map(Launching::installed).collect()
     }
 
     fn watch(&self, spec: &ServerSpec) -> Option<watch::Receiver<Launching>> {

@@ -9,7 +9,7 @@ use bridge_state::ChatStore;
 use serde::{Deserialize, Serialize};
 
 use super::Learnt;
-use crate::{child::Children, config::ServerSpec, launches::Launching};
+use crate::{child::Children, config::ServerSpec};
 
 /// Version of the file format.
 const FORMAT: u32 = 1;
@@ -25,13 +25,10 @@ pub struct Key {
 impl Key {
     /// The key of this server with its current launch.
     pub fn for_server(spec: &ServerSpec, children: &Children) -> Self {
-        let packages = match children.launches().state_of(spec) {
-            Launching::Installed(resolved) => resolved.identity.clone(),
-            _ => None,
-        };
+        let installed = children.launches().state_of(spec).installed();
         Self {
             config: spec.version().to_hex(),
-            packages,
+            packages: installed.and_then(|resolved| resolved.identity.clone()),
         }
     }
 }

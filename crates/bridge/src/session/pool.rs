@@ -34,7 +34,6 @@ use crate::{
     admission::Permit,
     child::{ChildRequest, Children, Entry, Prepared},
     config::{Mode, ServerSpec, SpecVersion, Transport},
-    launches::Launching,
     memory::available_memory,
     telemetry::{Live, Metrics},
 };
@@ -784,7 +783,7 @@ struct MadeOf {
 impl MadeOf {
     /// The files that a start would use now.
     async fn read(context: &Context, spec: &Arc<ServerSpec>) -> Self {
-        let installed = installed(context, spec);
+        let installed = context.children.launches().state_of(spec).installed();
         let pinned = (installed.as_ref()).is_some_and(|found| found.identity.is_some());
         let spec = spec.clone();
         let read = move || match &spec.transport {
@@ -802,7 +801,8 @@ impl MadeOf {
             let start = (found.program.clone(), found.args.clone(), found.env.clone());
             (found.identity.clone(), start)
         };
-        match (&self.installed, installed(context, spec)) {
+        let installed = context.children.launches().state_of(spec).installed();
+        match (&self.installed, installed) {
             (None, None) => true,
             (Some(then), Some(now)) => {
                 Arc::ptr_eq(then, &now) || then.identity.is_some() && what(then) == what(&now)
@@ -826,13 +826,6 @@ impl MadeOf {
             return true;
         }
         Self::read(context, spec).await.code == self.code
-    }
-}
-
-fn installed(context: &Context, spec: &ServerSpec) -> Option<Arc<Resolved>> {
-    match context.children.launches().state_of(spec) {
-        Launching::Installed(resolved) => Some(resolved),
-        _ => None,
     }
 }
 
