@@ -61,11 +61,9 @@ pub async fn learn(
     let Held { job, lease, .. } = create_folder(store, &spec.name).await?;
     let mut request = ChildRequest::of_bridge(spec, &job, Profile::silent(), deadline);
     request.stop = stop.clone();
-    let mut learnt = ask(children, request).await;
+    let mut learnt = ask(children, &request).await;
     if is_unheard(&learnt) {
-        learnt = in_another_form(spec, children, &job, deadline, stop)
-            .await
-            .or(learnt);
+        learnt = in_another_form(children, &request).await.or(learnt);
     }
     discard_folder(store, lease).await;
     learnt
@@ -82,23 +80,25 @@ fn is_unheard(learnt: &Result<Learnt, LearnError>) -> bool {
 /// A server that does not answer `initialize`, or exits, may support 2026-07-28 only. If it answers
 /// `initialize` on the second attempt, its first start was only slow.
 async fn in_another_form(
-    spec: &Arc<ServerSpec>,
     children: &Children,
-    job: &Job,
-    deadline: Instant,
-    stop: &CancellationToken,
+    request: &ChildRequest,
 ) -> Result<Learnt, LearnError> {
     let ask_in = async |profile| {
-        let mut request = trial(spec, job, profile, stop);
-        request.deadline = request.deadline.min(deadline);
-        ask(children, request).await
+        let deadline = request.deadline.min(Instant::now() + PROBE);
+        let request = ChildRequest {
+            profile,
+            deadline,
+            is_trial: true,
+            ..request.clone()
+        };
+        ask(children, &request).await
     };
     let modern = ask_in(Profile::modern()).await?;
     let legacy = ask_in(Profile::silent()).await;
     if !is_unheard(&legacy) {
         return legacy;
     }
-    children.speaks_modern_only(spec);
+    children.speaks_modern_only(&request.spec);
     Ok(modern)
 }
 
@@ -130,7 +130,12 @@ pub async fn probe(
     stop: &CancellationToken,
 ) -> Option<RawJson> {
     let Held { job, lease, .. } = create_folder(store, &spec.name).await.ok()?;
-    let request = trial(spec, &job, Profile::modern(), stop);
+    let (profile, deadline) = (Profile::modern(), Instant::now() + PROBE);
+    let request = ChildRequest {
+        stop: stop.clone(),
+        is_trial: true,
+        ..ChildRequest::of_bridge(spec, &job, profile, deadline)
+    };
     let mut found = None;
     if let Ok(child) = children.ready(request).await {
         found = Some(child.hello.raw.clone());
@@ -140,36 +145,15 @@ pub async fn probe(
     found
 }
 
-/// The request for a child that may not support the profile's revision.
-fn trial(
-    spec: &Arc<ServerSpec>,
-    job: &Job,
-    profile: Profile,
-    stop: &CancellationToken,
-) -> ChildRequest {
-    ChildRequest {
-        stop: stop.clone(),
-        is_trial: true,
-        ..ChildRequest::of_bridge(spec, job, profile, Instant::now() + PROBE)
-    }
-}
-
 /// Starts a child, reads its lists, and ends it.
-async fn ask(children: &Children, request: ChildRequest) -> Result<Learnt, LearnError> {
+async fn ask(children: &Children, request: &ChildRequest) -> Result<Learnt, LearnError> {
     let child = Arc::new(children.ready(request.clone()).await?);
-    let ChildRequest {
-        spec,
-        job,
-        deadline,
-        stop,
-        ..
-    } = request;
     let hello = &child.hello;
     let modern = OnceLock::new();
     if hello.era == Era::Modern {
         let _ = modern.set(hello.raw.clone());
     }
-    let (era, hello_raw) = (hello.era, hello.initialized(spec.name.as_str()));
+    let (era, hello_raw) = (hello.era, hello.initialized(request.spec.name.as_str()));
     let (hello, mut odd) = HelloParts::read(&hello_raw);
     let mut learnt = Learnt {
         hello,
@@ -184,10 +168,10 @@ async fn ask(children: &Children, request: ChildRequest) -> Result<Learnt, Learn
         wrote_files: false,
         odd: None,
     };
-    let listing = read_lists(&child, &job, &mut learnt, &mut odd);
-    let listing = tokio::time::timeout_at(deadline, listing);
-    let listed = stop.run_until_cancelled(listing).await;
-    let (measured, work) = (child.clone(), job.work());
+    let listing = read_lists(&child, &request.job, &mut learnt, &mut odd);
+    let listing = tokio::time::timeout_at(request.deadline, listing);
+    let listed = request.stop.run_until_cancelled(listing).await;
+    let (measured, work) = (child.clone(), request.job.work());
     (learnt.memory, learnt.wrote_files) = blocking(move || {
         let files = std::fs::read_dir(work);
         let wrote = files.is_ok_and(|mut files| files.next().is_some());
