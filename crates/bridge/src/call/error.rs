@@ -212,7 +212,7 @@ impl CallError {
             | Self::Child(
                 ChildError::Died { .. }
                 | ChildError::TooLong { .. }
-                | ChildError::Unanswered { .. }
+                | ChildError::Unanswered { unread: false, .. }
                 | ChildError::Timeout,
             ) => Self::Unfinished(Box::new(self)),
             Self::TakenOver => Self::Fenced,
@@ -225,9 +225,7 @@ impl CallError {
         match self {
             Self::Child(ChildError::NotStarted { .. }) => ErrorKind::NOT_STARTED,
             Self::Child(ChildError::Died { .. }) => ErrorKind::DIED,
-            Self::Child(ChildError::Unanswered { .. } | ChildError::Unheard { .. }) => {
-                ErrorKind::REMOTE_FAILED
-            }
+            Self::Child(ChildError::Unanswered { .. }) => ErrorKind::REMOTE_FAILED,
             Self::Child(ChildError::TooLong { .. }) => ErrorKind::ANSWER_TOO_LARGE,
             Self::Child(ChildError::Unsubscribed) => ErrorKind::NOT_SUBSCRIBED,
             Self::Unanswerable { .. } => ErrorKind::INPUT_REQUIRED,

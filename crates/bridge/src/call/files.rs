@@ -474,14 +474,6 @@ impl CallEngine {
         Ok(())
     }
 
-    /// The same for a call: the built-in server deletes files, and writes none.
-    pub(super) fn check_free_disk_for(&self, spec: &ServerSpec) -> Result<(), CallError> {
-        if spec.is_files_server() {
-            return Ok(());
-        }
-        self.check_free_disk()
-    }
-
     /// Takes a new snapshot of a folder, so that the next call is judged by its own changes.
     pub(super) async fn scan_again(self: &Arc<Self>, workspace: &Workspace) {
         let mut seen = workspace.files.lock().await;

@@ -375,7 +375,12 @@ impl Running {
 /// Whether a remote server rejected the request because it no longer has the session: the call may then be
 /// repeated in a new one.
 fn is_unread(reply: &Result<Reply, CallError>) -> bool {
-    let unread = |error: &CallError| matches!(error, CallError::Child(ChildError::Unheard { .. }));
+    let unread = |error: &CallError| {
+        matches!(
+            error,
+            CallError::Child(ChildError::Unanswered { unread: true, .. })
+        )
+    };
     reply.as_ref().err().is_some_and(unread)
 }
 
@@ -420,7 +425,10 @@ impl Running {
         let permit = self.queue(self.admitted()).await?;
         let mut permits = CallPermits::in_turn(permit, workspace, turn);
         self.check_lease(workspace).await?;
-        engine.check_free_disk_for(spec)?;
+        // The built-in server deletes files, and writes none.
+        if !spec.is_files_server() {
+            engine.check_free_disk()?;
+        }
         let (job, mut repeated) = (&workspace.job, false);
         let (session, replaced, reply) = loop {
             let room = self.room(workspace, &mut permits).await?;

@@ -236,6 +236,7 @@ mod tests {
             CallError::Child(ChildError::TooLong { limit: 1 }),
             CallError::Child(ChildError::Unanswered {
                 why: "reset".into(),
+                unread: false,
             }),
         ];
         let asked = asked.into_iter().map(CallError::after_asking);

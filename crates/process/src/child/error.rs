@@ -35,17 +35,14 @@ pub enum ChildError {
         /// The limit.
         limit: usize,
     },
-    /// A remote server did not respond; it may have processed the call.
+    /// A remote server did not respond.
     #[error("{why}")]
     Unanswered {
         /// What happened, with scheme, host and port of the server.
         why: String,
-    },
-    /// A remote server's session had ended before the call, which the server did not process.
-    #[error("{why}")]
-    Unheard {
-        /// What happened, with scheme, host and port of the server.
-        why: String,
+        /// Its session had ended before the call, which the server did not process; otherwise it may
+        /// have processed it.
+        unread: bool,
     },
     /// It does not support subscriptions to a resource.
     #[error("the server does not support subscriptions to this resource")]

@@ -148,8 +148,7 @@ impl Child {
     fn own_words(&self, error: RawJson) -> Result<RawJson, ChildError> {
         match self.parts.body.failed(&error) {
             None => Ok(error),
-            Some(Failed { why, unheard: true }) => Err(ChildError::Unheard { why }),
-            Some(Failed { why, .. }) => Err(ChildError::Unanswered { why }),
+            Some(Failed { why, unread }) => Err(ChildError::Unanswered { why, unread }),
         }
     }
 

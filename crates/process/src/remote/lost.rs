@@ -177,8 +177,8 @@ impl Failure {
     pub fn line(&self, origin: &str, id: &str, mark: &Mark) -> Bytes {
         let message = format!("the remote server {origin} failed: {self}");
         // The server rejected the request because of the session: a retry in a new session is safe.
-        let unheard = matches!(self, Self::SessionLost | Self::Unauthorized);
-        let data = serde_json::json!({"mark": mark.0, "unheard": unheard});
+        let unread = matches!(self, Self::SessionLost | Self::Unauthorized);
+        let data = serde_json::json!({"mark": mark.0, "unread": unread});
         let error =
             serde_json::json!({"code": code::INTERNAL_ERROR, "message": message, "data": data});
         format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}\n").into()
@@ -208,12 +208,12 @@ impl Mark {
         #[derive(Deserialize)]
         struct Data {
             mark: String,
-            unheard: bool,
+            unread: bool,
         }
         let error: Error = error.read().ok()?;
         (error.data.mark == self.0).then_some(Failed {
             why: error.message,
-            unheard: error.data.unheard,
+            unread: error.data.unread,
         })
     }
 }
@@ -224,7 +224,7 @@ pub struct Failed {
     /// What happened, with scheme, host and port of the server; never the rest of its URL.
     pub why: String,
     /// The server's session had ended before the request, which the server did not process.
-    pub unheard: bool,
+    pub unread: bool,
 }
 
 fn advice(status: StatusCode) -> &'static str {
@@ -359,7 +359,7 @@ mod failure_tests {
         let error = RawJson::from_json(&value["error"]);
         let failed = mark.failed(&error).unwrap();
         assert!(
-            failed.unheard
+            failed.unread
                 && failed
                     .why
                     .contains("https://h failed: it ended the session")
