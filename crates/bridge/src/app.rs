@@ -198,8 +198,7 @@ impl App {
         self.engine.children.forks().follow(version);
         self.engine
             .shared
-            .end_outdated(|name, running| version(name) == Some(running))
-            .await;
+            .end_outdated(|name, running| version(name) == Some(running));
     }
 
     /// Records why the last reload changed nothing; `None` after a successful one.

@@ -263,14 +263,7 @@ impl SharedChildren {
     }
 
     /// Ends the children of removed or changed servers, after their calls. Does not wait.
-    #[expect(
-        clippy::unused_async,
-        reason = "a reload awaits it, and may have to wait one day"
-    )]
-    pub async fn end_outdated(
-        self: &Arc<Self>,
-        current: impl Fn(&ServerName, SpecVersion) -> bool,
-    ) {
+    pub fn end_outdated(self: &Arc<Self>, current: impl Fn(&ServerName, SpecVersion) -> bool) {
         let outdated = |(name, _): &Key, state: &mut ChildState| !current(name, state.version());
         for (_, state) in self.states.lock().extract_if(outdated) {
             self.give_up(state);
