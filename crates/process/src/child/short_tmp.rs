@@ -66,7 +66,6 @@ struct Folder {
 /// A link to a workspace's `tmp/`, which is removed when this is dropped.
 pub struct ShortName {
     path: PathBuf,
-    name: String,
     folder: Arc<Folder>,
 }
 
@@ -130,14 +129,10 @@ impl Names {
             if folder.link(self.number).as_os_str().len() > LONGEST {
                 self.number = 1;
             }
-            let name = self.number.to_string();
-            match symlinkat(target, &folder.handle, &name) {
+            match symlinkat(target, &folder.handle, self.number.to_string()) {
                 Ok(()) => {
-                    return Ok(ShortName {
-                        path: folder.link(self.number),
-                        name,
-                        folder,
-                    });
+                    let path = folder.link(self.number);
+                    return Ok(ShortName { path, folder });
                 }
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
@@ -148,7 +143,8 @@ impl Names {
 
 impl Drop for ShortName {
     fn drop(&mut self) {
-        let _ = unlinkat(&self.folder.handle, &self.name, AtFlags::empty());
+        let name = self.path.file_name().unwrap_or_default();
+        let _ = unlinkat(&self.folder.handle, name, AtFlags::empty());
     }
 }
 
