@@ -383,9 +383,6 @@ impl WorkspaceAddress {
 
 // A new address gets the folder of a warm child.
 
-/// A workspace, and its first child.
-type Adopted = (Arc<Workspace>, Arc<Session>);
-
 impl Sessions {
     /// The address's workspace with a warm child, bound there and idle. `None` if the address has a
     /// folder, or no suitable child is warm: the call then starts its own.
@@ -414,7 +411,6 @@ impl Sessions {
             tracing::debug!(%error, "warm process could not be used");
         });
         let (workspace, session) = adopted.ok()??;
-        self.watch(&workspace, &session);
         self.note_started(&workspace, &session).await;
         tracing::debug!(job = ?workspace.job.id(), "workspace opened with a warm process");
         Some(workspace)
@@ -440,7 +436,7 @@ impl Sessions {
         address: &WorkspaceAddress,
         wants: &Wants,
         principal: &Principal,
-    ) -> Result<Option<Adopted>, SessionError> {
+    ) -> Result<Option<(Arc<Workspace>, Arc<Session>)>, SessionError> {
         let new = NewChat::new(principal, Vec::new());
         self.prove(address, &new)?;
         let held_at = BootTime::now();
@@ -538,7 +534,6 @@ impl Sessions {
         let live = self.metrics.session_live();
         let session = Arc::new(Session::new(child, spec.clone(), permit, live, class));
         let lent = slot.bind(&session, class);
-        self.watch(workspace, &session);
         workspace.note_worked(&spec.name, left);
         self.note_started(workspace, &session).await;
         Ok(lent)
@@ -554,8 +549,7 @@ impl Sessions {
         loop {
             match self.children.ready(request.clone()).await {
                 Err(error) if error.is_lack_of_room() => {
-                    let ending = own.ending_if_none();
-                    let own = ending.map(|ending| (own.clone(), ending));
+                    let own = own.ending_if_none();
                     let tenant = request.tenant.clone();
                     if !self.relieve(own, tenant, error.brief()).await {
                         return Err(error);
@@ -606,19 +600,6 @@ impl Sessions {
         }
     }
 
-    /// Reports the child's end, which frees a permit.
-    pub(super) fn watch(self: &Arc<Self>, workspace: &Workspace, session: &Session) {
-        let (gone, sessions) = (session.child.gone(), Arc::downgrade(self));
-        let key = workspace.key;
-        self.look_at(key);
-        tokio::spawn(async move {
-            gone.await;
-            if let Some(sessions) = sessions.upgrade() {
-                sessions.call_ended(key);
-            }
-        });
-    }
-
     /// Ends children that have exited, and those of an older configuration.
     async fn end_unusable(self: &Arc<Self>, workspace: &Arc<Workspace>, spec: &Arc<ServerSpec>) {
         let version = spec.version();
@@ -652,8 +633,7 @@ impl Sessions {
             let mut freed = std::pin::pin!(self.room.notified());
             // Registered before the check, so that a call that ends meanwhile is noticed.
             freed.as_mut().enable();
-            let ending = own.ending_if_none();
-            let own = ending.map(|ending| (own.clone(), ending));
+            let own = own.ending_if_none();
             let (sessions, requester) = (self.clone(), requester.clone());
             // A separate task, so that an end that has begun is finished, whichever call gets the
             // permit.
@@ -673,12 +653,18 @@ impl Sessions {
         }
     }
 
-    /// Records the child in the folder, for `mcpo-bridge sessions`.
-    pub(super) async fn note_started(
-        self: &Arc<Self>,
-        workspace: &Arc<Workspace>,
-        session: &Arc<Session>,
-    ) {
+    /// Waits in a task for the child's end, which frees a permit, and records the child in the folder,
+    /// for `mcpo-bridge sessions`.
+    async fn note_started(self: &Arc<Self>, workspace: &Workspace, session: &Session) {
+        let (gone, sessions) = (session.child.gone(), Arc::downgrade(self));
+        let key = workspace.key;
+        self.look_at(key);
+        tokio::spawn(async move {
+            gone.await;
+            if let Some(sessions) = sessions.upgrade() {
+                sessions.call_ended(key);
+            }
+        });
         let live = LiveSession {
             server: session.spec.name.as_str().to_owned(),
             number: session.child.parts.number,

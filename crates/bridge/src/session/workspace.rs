@@ -94,7 +94,7 @@ pub enum Turn {
 }
 
 /// Guard for the end of a session. Dropping it lets the next turn begin.
-pub struct Ending(#[expect(dead_code, reason = "held, not used")] OwnedMutexGuard<()>);
+pub type Ending = OwnedMutexGuard<()>;
 
 impl Workspace {
     /// A workspace whose lease the bridge holds, confirmed at `held_at`. `worked_before` names the
@@ -172,12 +172,13 @@ impl Workspace {
     /// For the end of a session by a caller with a turn: the next turn waits until this guard is
     /// dropped, even if the caller releases its own turn earlier.
     pub async fn ending(&self) -> Ending {
-        Ending(self.ending.clone().lock_owned().await)
+        self.ending.clone().lock_owned().await
     }
 
-    /// The same, unless another session is ending.
-    pub fn ending_if_none(&self) -> Option<Ending> {
-        self.ending.clone().try_lock_owned().ok().map(Ending)
+    /// The same with the workspace, unless another session is ending.
+    pub fn ending_if_none(self: &Arc<Self>) -> Option<(Arc<Self>, Ending)> {
+        let ending = self.ending.clone().try_lock_owned().ok()?;
+        Some((self.clone(), ending))
     }
 
     /// The children of a server.
