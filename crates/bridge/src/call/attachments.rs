@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Answer, Call, CallEngine, CallError, Notice, Published, Running, blocking,
-    disk_share::DiskShares, record,
+    disk_share::DiskLimit, record,
 };
 use crate::{
     artifacts::{RelativePath, Snapshot, numbered, open_link, safe_name},
@@ -462,8 +462,8 @@ impl CallEngine {
         let (store, disk, owner) = (self.store.clone(), self.disk.clone(), owner.clone());
         let (job, lease, mut now) = (job.clone(), lease.clone(), std::mem::take(seen));
         let (names, now) = blocking(move || {
-            let names = check_bytes(&disk, &owner, &job, &now, &files)
-                .and_then(|()| put_all(&store, (&job, &lease), &mut now, files));
+            let limit = disk.limit(&owner, job.id());
+            let names = put_all(&store, (&job, &lease), &mut now, files, &limit);
             disk.note_folder(&owner, job.id(), now.usage.bytes);
             (names, now)
         })
@@ -486,29 +486,19 @@ impl CallEngine {
     }
 }
 
-fn check_bytes(
-    disk: &DiskShares,
-    owner: &Principal,
-    job: &Job,
-    seen: &Snapshot,
-    files: &[Incoming],
-) -> Result<(), CallError> {
-    let coming = files.iter().map(|file| file.size);
-    let bytes = coming.fold(seen.usage.bytes, u64::saturating_add);
-    let limit = disk.limit(owner, job.id());
-    if bytes <= limit.bytes {
-        return Ok(());
-    }
-    let why = limit.exceeded_by(bytes);
-    Err(CallError::DiskFull(format!("with these files {why}")))
-}
-
 fn put_all(
     store: &ChatStore,
     (job, lease): (&Job, &Lease),
     seen: &mut Snapshot,
     files: Vec<Incoming>,
+    limit: &DiskLimit,
 ) -> Result<Vec<String>, CallError> {
+    let coming = files.iter().map(|file| file.size);
+    let bytes = coming.fold(seen.usage.bytes, u64::saturating_add);
+    if bytes > limit.bytes {
+        let why = limit.exceeded_by(bytes);
+        return Err(CallError::DiskFull(format!("with these files {why}")));
+    }
     let mut names = Vec::with_capacity(files.len());
     for incoming in files {
         let wanted = safe_name(&incoming.name);
