@@ -412,7 +412,7 @@ impl Running {
             let opened = self.call.opened.lock().take();
             match opened.and_then(OpenWorkspace::take) {
                 Some(workspace) => Ok(workspace),
-                None => Ok(sessions.open(address, &caller.principal).await?),
+                None => Ok(sessions.open(address, &caller.principal, None).await?),
             }
         };
         self.before(opening).await

@@ -143,7 +143,7 @@ pub async fn take_in(
     files: Vec<Incoming>,
 ) -> Result<Vec<Taken>, Problem> {
     let engine = &app.engine;
-    let opened = engine.sessions.open(address, &caller.principal).await;
+    let opened = engine.sessions.open(address, &caller.principal, None).await;
     let workspace = opened.map_err(|error: SessionError| CallError::from(error))?;
     let sent: Vec<_> = files
         .iter()

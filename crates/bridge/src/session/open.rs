@@ -25,17 +25,9 @@ use crate::{
 };
 
 impl Sessions {
-    /// The workspace at an address, created if necessary. It stays open while the `Arc` lives.
+    /// The workspace at an address, created if necessary. It stays open while the `Arc` lives. If the
+    /// call `wants` a child, a new address may get the folder of a warm child.
     pub async fn open(
-        self: &Arc<Self>,
-        address: &WorkspaceAddress,
-        principal: &Principal,
-    ) -> Result<Arc<Workspace>, SessionError> {
-        self.open_for(address, principal, None).await
-    }
-
-    /// The same for a call that needs a child: a new address may get the folder of a warm child.
-    async fn open_for(
         self: &Arc<Self>,
         address: &WorkspaceAddress,
         principal: &Principal,
@@ -233,7 +225,7 @@ impl Sessions {
         principal: &Principal,
         wants: Option<&Arc<Wants>>,
     ) -> Result<OpenWorkspace, SessionError> {
-        let workspace = self.open_for(address, principal, wants).await?;
+        let workspace = self.open(address, principal, wants).await?;
         Ok(OpenWorkspace::new(workspace, self.clone()))
     }
 }
@@ -753,7 +745,7 @@ mod tests {
 
     async fn open(sessions: &Arc<Sessions>) -> Result<Arc<Workspace>, SessionError> {
         let address = address(key("c"));
-        sessions.open(&address, &alice()).await
+        sessions.open(&address, &alice(), None).await
     }
 
     async fn close(sessions: &Arc<Sessions>) {
@@ -768,7 +760,9 @@ mod tests {
         let store = Arc::new(folder.open());
         let sessions = sessions(&folder, store.clone());
         // Polled once: the opening has begun, and its caller does not wait for it.
-        let given_up = sessions.open(&address(key("c")), &alice()).now_or_never();
+        let given_up = sessions
+            .open(&address(key("c")), &alice(), None)
+            .now_or_never();
         assert!(given_up.is_none());
         sessions.tasks.close();
         sessions.tasks.wait().await;
@@ -853,16 +847,16 @@ mod tests {
         };
         for stranger in [own, all] {
             let address = claimed(stranger, Claim::Proven(all));
-            let opened = sessions.open(&address, &alice()).await;
+            let opened = sessions.open(&address, &alice(), None).await;
             assert!(matches!(opened, Err(SessionError::Unknown)));
         }
         let minted = claimed(own, Claim::Minted(all));
-        let first = sessions.open(&minted, &alice()).await.unwrap();
+        let first = sessions.open(&minted, &alice(), None).await.unwrap();
         let again = claimed(own, Claim::Proven(all));
-        let again = sessions.open(&again, &alice()).await.unwrap();
+        let again = sessions.open(&again, &alice(), None).await.unwrap();
         assert_eq!(first.job.id(), again.job.id());
         let other = claimed(all, Claim::Proven(all));
-        let other = sessions.open(&other, &alice()).await.unwrap();
+        let other = sessions.open(&other, &alice(), None).await.unwrap();
         assert_ne!(first.job.id(), other.job.id());
     }
 }
