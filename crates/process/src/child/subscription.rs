@@ -64,7 +64,7 @@ impl Subscriptions {
 
     /// Subscribes to a resource. Returns once the child has acknowledged it.
     pub async fn to_resource(&self, uri: &str) -> Result<(), ChildError> {
-        if self.resources().contains_key(uri) {
+        if self.resources.lock().contains_key(uri) {
             return Ok(());
         }
         let (acknowledge, acknowledged) = oneshot::channel();
@@ -81,7 +81,7 @@ impl Subscriptions {
         }));
         match tokio::time::timeout(ACKNOWLEDGE, acknowledged).await {
             Ok(Ok(())) => {
-                self.resources().insert(uri.into(), listening);
+                self.resources.lock().insert(uri.into(), listening);
                 Ok(())
             }
             Ok(Err(_)) => Err(ChildError::Unsubscribed),
@@ -91,11 +91,7 @@ impl Subscriptions {
 
     /// Ends the subscription to a resource.
     pub fn end_resource(&self, uri: &str) {
-        self.resources().remove(uri);
-    }
-
-    fn resources(&self) -> parking_lot::MutexGuard<'_, HashMap<Box<str>, AbortOnDropHandle<()>>> {
-        self.resources.lock()
+        self.resources.lock().remove(uri);
     }
 }
 

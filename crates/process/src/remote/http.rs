@@ -347,7 +347,8 @@ pub fn content(response: &Response) -> Content {
 /// Reads events from a response.
 pub struct Events {
     response: Response,
-    parser: Parser,
+    /// Knows the position after the last event.
+    pub parser: Parser,
     limit: usize,
     idle: Option<Duration>,
 }
@@ -395,15 +396,5 @@ impl Events {
             }
         }
         Ok(None)
-    }
-
-    /// The position after the last event.
-    pub fn cursor(&self) -> Cursor {
-        self.parser.cursor().clone()
-    }
-
-    /// Whether the server sent anything but comments.
-    pub fn received_any(&self) -> bool {
-        self.parser.received_any()
     }
 }

@@ -140,11 +140,7 @@ impl Streamable {
     /// Sends a message without a response; true if it was accepted.
     async fn tell(&self, message: &Outgoing) -> bool {
         let failure = match self.post(message).await {
-            Ok(response) if response.status().is_success() => return true,
-            Ok(response) => match self.refusal(response, message).await {
-                Ok(_) => return false,
-                Err(failure) => failure,
-            },
+            Ok(posted) => return posted.is_ok(),
             Err(failure) => failure,
         };
         let method = message.method().unwrap_or("an answer");
@@ -157,21 +153,16 @@ impl Streamable {
     async fn ask(&self, message: Outgoing) {
         let id = message.id().unwrap_or("null");
         let failure = match self.post(&message).await {
-            Ok(response) if response.status().is_success() => {
-                match self.answer(response, &message, id).await {
-                    Ok(()) if message.is_initialize() => return,
-                    Ok(()) => return self.base.prove(),
-                    Err(failure) => failure,
-                }
-            }
-            Ok(response) => match self.refusal(response, &message).await {
-                Ok(line) => return self.base.output.line(line).await,
-                Err(failure) if is_older(&message, &failure) => {
-                    *self.refused.lock() = Some((message, failure));
-                    return self.base.lost.cancel();
-                }
+            Ok(Ok(response)) => match self.answer(response, &message, id).await {
+                Ok(()) if message.is_initialize() => return,
+                Ok(()) => return self.base.prove(),
                 Err(failure) => failure,
             },
+            Ok(Err(line)) => return self.base.output.line(line).await,
+            Err(failure) if is_older(&message, &failure) => {
+                *self.refused.lock() = Some((message, failure));
+                return self.base.lost.cancel();
+            }
             Err(failure) => failure,
         };
         // Before the sender gets the failure and may retry at once.
@@ -182,7 +173,8 @@ impl Streamable {
             .await;
     }
 
-    async fn post(&self, message: &Outgoing) -> Result<Response, Failure> {
+    /// Posts a message: the response, or the server's own error as a line.
+    async fn post(&self, message: &Outgoing) -> Result<Result<Response, Bytes>, Failure> {
         let mut headers = if message.is_modern() {
             let find = self.tool_schema.as_ref();
             let schema = message
@@ -196,11 +188,11 @@ impl Streamable {
         };
         let accepted = HeaderValue::from_static("application/json, text/event-stream");
         headers.insert(ACCEPT, accepted);
-        self.base.post(&self.base.http.url, message, headers).await
-    }
-
-    /// Reads why the server rejected the message: its own error as a line, or a failure.
-    async fn refusal(&self, response: Response, message: &Outgoing) -> Result<Bytes, Failure> {
+        let url = &self.base.http.url;
+        let response = self.base.post(url, message, headers).await?;
+        if response.status().is_success() {
+            return Ok(Ok(response));
+        }
         let in_session = self.is_in_session(message);
         let refusal = self.base.refusal(response, message.id()).await;
         // Within a session a 403 concerns one request, and the server's error is useful.
@@ -210,7 +202,7 @@ impl Streamable {
             _ if in_session && refusal.is_about_session => Err(Failure::SessionLost),
             _ if in_session && refusal.is_stale => Err(Failure::Unauthorized),
             // A rejection of the bridge's credentials gets the bridge's own explanation.
-            Some(error) if !is_about_credentials => Ok(message::line(error.line)),
+            Some(error) if !is_about_credentials => Ok(Err(message::line(error.line))),
             _ => Err(Failure::Status(refusal.status)),
         }
     }
@@ -307,7 +299,7 @@ impl Streamable {
             let Err(failure) = self.drain(&mut events, question).await else {
                 return Ok(());
             };
-            let cursor = events.cursor();
+            let cursor = events.parser.cursor().clone();
             let may_resume = matches!(failure, Failure::Broken(_) | Failure::Unanswered);
             if message.is_modern() || cursor.last_id.is_none() || !may_resume {
                 return Err(failure);
@@ -392,9 +384,9 @@ impl Streamable {
                 Ok(response) => {
                     let mut events = Events::new(response, self.base.http.limit, None, cursor);
                     let end = self.pass_all(&mut events).await;
-                    cursor = events.cursor();
+                    cursor = events.parser.cursor().clone();
                     // The interval grows for a server that closes all connections.
-                    failures = if events.received_any() {
+                    failures = if events.parser.received_any() {
                         0
                     } else {
                         failures + 1
