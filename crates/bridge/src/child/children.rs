@@ -38,7 +38,7 @@ use tokio_util::{
 
 use super::{
     ChildRequest, ChildSettings, Forking,
-    fork::{ForkServers, Ready, Wanted},
+    fork::{ForkServers, ParentStart, Ready},
 };
 use crate::{
     admission::{Permit, Permits, Share},
@@ -474,6 +474,7 @@ impl Children {
         let outbound = tokio::task::spawn_blocking(read)
             .await
             .map_err(|error| ChildError::not_started(error.to_string()))?;
+        let (schemas, server) = (self.schemas.get().cloned(), request.spec.name.clone());
         let options = RemoteOptions {
             outbound,
             connect_timeout: CONNECT,
@@ -481,18 +482,14 @@ impl Children {
                 + self.settings.input_timeout
                 + SPARE,
             max_message: self.settings.max_message,
-            tool_schema: self.tool_schema(&request.spec.name),
+            tool_schema: schemas
+                .map(|schemas| -> ToolSchema { Arc::new(move |tool| schemas(&server, tool)) }),
         };
         let pipes = remote::connect(&spec.for_user(&request.user), options);
         let pipes = pipes.map_err(ChildError::not_started)?;
         self.remotes.spawn(pipes.handle.gone());
         let (stdin, stdout) = (Either::Right(pipes.stdin), Either::Right(pipes.stdout));
         Ok((Body::Remote(pipes.handle), stdin, stdout))
-    }
-
-    fn tool_schema(&self, server: &ServerName) -> Option<ToolSchema> {
-        let (schemas, server) = (self.schemas.get()?.clone(), server.clone());
-        Some(Arc::new(move |tool| schemas(&server, tool)))
     }
 
     fn launch(
@@ -582,15 +579,16 @@ impl Children {
             return Forking::Starts(why.into());
         }
         // Whether it can be forked does not depend on its folder.
-        let plan = self.scratch().map_err(|error| error.to_string());
-        let plan = plan.and_then(|job| {
-            let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
+        let plan = Scratch::within(&self.settings.scratch).map_err(|error| error.to_string());
+        let plan = plan.and_then(|folder| {
+            let job = &folder.job;
+            let command = command.resolve(&job.work(), &job.id(), &UserValues::default());
             Plan::new(&command, found.as_deref())
         });
         match (plan, &found) {
             (Ok(plan), Some(found)) => {
-                let want = || self.parent_for(spec, command, found);
-                let _ = self.forks.parent(spec, found, &plan, true, want);
+                let prepare = || self.parent_for(spec, command, found);
+                let _ = self.forks.parent(spec, found, &plan, true, prepare);
                 self.forks.settled(spec, until).await
             }
             (Err(why), _) => Forking::Starts(why.into()),
@@ -620,8 +618,8 @@ impl Children {
         let plan = Plan::new(resolved, found.map(Arc::as_ref));
         let plan = plan.inspect_err(|why| self.forks.cannot(spec, why)).ok()?;
         let found = found?;
-        let want = || self.parent_for(spec, command, found);
-        let parent = self.forks.parent(spec, found, &plan, false, want)?;
+        let prepare = || self.parent_for(spec, command, found);
+        let parent = self.forks.parent(spec, found, &plan, false, prepare)?;
         if !parent.sources.hold() {
             self.forks.forget(spec);
             return None;
@@ -659,25 +657,21 @@ impl Children {
         spec: &Arc<ServerSpec>,
         command: &CommandSpec,
         found: &Arc<Resolved>,
-    ) -> std::io::Result<Wanted> {
-        let job = self.scratch()?;
-        let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
+    ) -> std::io::Result<ParentStart> {
+        let folder = Scratch::within(&self.settings.scratch)?;
+        let job = &folder.job;
+        let command = command.resolve(&job.work(), &job.id(), &UserValues::default());
         let plan = Plan::new(&command, Some(found)).map_err(std::io::Error::other)?;
         // The long path contains the text that identifies modules which store it.
-        let tmp = job.job.tmp();
-        let launch = self.launch(command, Some(found), &job.job, &tmp);
-        Ok(Wanted {
+        let launch = self.launch(command, Some(found), job, &job.tmp());
+        Ok(ParentStart {
             spec: spec.clone(),
             found: found.clone(),
             profile: self.spoken(spec, Profile::silent()),
             plan,
             launch,
-            job,
+            folder,
         })
-    }
-
-    fn scratch(&self) -> std::io::Result<Scratch> {
-        Scratch::within(&self.settings.scratch)
     }
 }
 

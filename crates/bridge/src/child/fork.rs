@@ -85,14 +85,14 @@ impl ForkServers {
     }
 
     /// The parent to fork from, if there is one. Otherwise, if it is worthwhile, one is started with
-    /// the result of `want`; the caller does not wait for it.
+    /// the result of `prepare`; the caller does not wait for it.
     pub fn parent(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
         found: &Arc<Resolved>,
         plan: &Plan,
         at_once: bool,
-        want: impl FnOnce() -> std::io::Result<Wanted>,
+        prepare: impl FnOnce() -> std::io::Result<ParentStart>,
     ) -> Option<Arc<Ready>> {
         let mut entries = self.prepared.lock();
         let key = key(spec);
@@ -118,11 +118,11 @@ impl ForkServers {
         if self.prepared.stopping.is_cancelled() || !is_worthwhile {
             return None;
         }
-        match want() {
-            Ok(wanted) => {
+        match prepare() {
+            Ok(start) => {
                 entry.state.parent.send_replace(ForkState::Starting);
                 let (parent, outdated) = (entry.state.parent.clone(), entry.outdated.clone());
-                let life = self.clone().live(wanted, parent, key);
+                let life = self.clone().live(start, parent, key);
                 let life = async move { outdated.run_until_cancelled_owned(life).await };
                 self.prepared.tasks.spawn(life);
             }
@@ -231,19 +231,12 @@ impl ForkServers {
         self.prepared.end_all().await;
     }
 
-    async fn live(self: Arc<Self>, wanted: Wanted, state: watch::Sender<ForkState>, key: Key) {
-        let Wanted {
-            spec,
-            found,
-            profile,
-            plan,
-            launch,
-            job,
-        } = wanted;
-        let name = spec.name.as_str();
-        let began = Instant::now();
-        let made = Parent::start(plan, launch, &job, name, &profile, self.means.clone()).await;
-        let parent = match made {
+    async fn live(self: Arc<Self>, start: ParentStart, state: watch::Sender<ForkState>, key: Key) {
+        let (spec, found, means) = (&start.spec, &start.found, self.means.clone());
+        let (name, began) = (spec.name.as_str(), Instant::now());
+        let (folder, profile) = (&start.folder, &start.profile);
+        let made = Parent::start(start.plan, start.launch, folder, name, profile, means);
+        let parent = match made.await {
             Ok(parent) => parent,
             Err(why) => {
                 tracing::warn!(
@@ -337,11 +330,12 @@ impl ForkState {
 }
 
 /// The arguments of a parent's start.
-pub struct Wanted {
+pub struct ParentStart {
     pub spec: Arc<ServerSpec>,
     pub found: Arc<Resolved>,
     pub profile: Profile,
     pub plan: Plan,
     pub launch: Launch,
-    pub job: Scratch,
+    /// Deleted when the parent is no longer used.
+    pub folder: Scratch,
 }
