@@ -553,18 +553,15 @@ impl Responder {
 
     /// Forwards a client's whole response, whose id is `id` within the line.
     pub fn relay(mut self, line: &bytes::Bytes, id: &RawJson) {
-        match std::mem::replace(&mut self.way, Way::Answered) {
-            Way::Message(connection, own) => {
-                connection.tell(&jsonrpc::splice(line, &[(id, own.as_bytes())]));
-            }
-            Way::Round(answer) => {
-                // A round cannot carry an error: dropping `answer` declines the request.
-                let whole = RawJson::parse(line.clone()).ok();
-                if let Some(result) = whole.and_then(|whole| whole.member("result")) {
-                    let _ = answer.send(result);
-                }
-            }
-            Way::Answered => {}
+        if let Way::Message(connection, own) = &self.way {
+            connection.tell(&jsonrpc::splice(line, &[(id, own.as_bytes())]));
+            self.way = Way::Answered;
+            return;
+        }
+        // A round cannot carry an error, which declines the request.
+        let whole = RawJson::parse(line.clone()).ok();
+        if let Some(result) = whole.and_then(|whole| whole.member("result")) {
+            self.result(&result);
         }
     }
 }

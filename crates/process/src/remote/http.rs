@@ -282,16 +282,13 @@ impl Transport {
 
 /// The configured headers, except those that determine HTTP framing.
 fn headers(spec: &RemoteSpec) -> HeaderMap {
-    let configured = spec.headers.iter().filter_map(|(name, value)| {
-        Some((
-            name.parse::<HeaderName>().ok()?,
-            HeaderValue::try_from(value).ok()?,
-        ))
-    });
     let mut headers = HeaderMap::new();
-    for (name, mut value) in configured {
-        value.set_sensitive(true);
-        headers.insert(name, value);
+    for (name, value) in &spec.headers {
+        let parsed = (name.parse::<HeaderName>(), HeaderValue::try_from(value));
+        if let (Ok(name), Ok(mut value)) = parsed {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
     }
     for framing in ["connection", "content-length", "transfer-encoding"] {
         headers.remove(framing);
