@@ -31,7 +31,7 @@ class ForkParent:
         with open("/proc/self/exe", "rb") as program:  # of the supervisors, as the bridge sends its own
             self.say({"begin": begin}, [program.fileno()])
         self.say({"preload": {}})
-        self.word = json.loads(self.socket.recv(1 << 20) or '{"unfit": "it is gone"}')
+        self.word = json.loads(self.socket.recv(1 << 20) or '{"unsupported": "it is gone"}')
 
     def folder(self):
         """Of a process, and its environment."""

@@ -39,7 +39,7 @@
 //! let resolved = command.resolve(Path::new("/jobs/1/work"), &JobId::random(), &UserValues::default());
 //! assert_eq!(resolved.args[1], "--dir=/jobs/1/work");
 //! assert_eq!(resolved.env["USER_MAIL"], "");
-//! # Ok::<(), launch::Why>(())
+//! # Ok::<(), launch::Reason>(())
 //! ```
 
 mod child;

@@ -235,9 +235,9 @@ impl Running {
     }
 
     /// The files that Open WebUI accepted in time, in their order, and the pages among them.
-    async fn upload(&self, chat: &Chat, files: &[Artifact]) -> Shown {
+    async fn upload(&self, chat: &Chat, files: &[Artifact]) -> NewAttachments {
         let until = Instant::now() + UPLOAD_TIME;
-        let mut shown = Shown::default();
+        let mut shown = NewAttachments::default();
         for file in files {
             let uploaded = timeout_at(until, self.chat_file(chat, file)).await;
             match uploaded.unwrap_or(Err(Failure::Silent)) {
@@ -289,12 +289,12 @@ impl Running {
 
 /// The new attachments of the message.
 #[derive(Default)]
-struct Shown {
+struct NewAttachments {
     chat_files: Vec<Value>,
     pages: Vec<Value>,
 }
 
-impl Shown {
+impl NewAttachments {
     /// Includes the attachments that the message had `before`, if they are known: browsers that show the
     /// chat now show only those of the last event.
     fn events(mut self, before: Option<MessageAttachments>) -> impl Iterator<Item = Event> {

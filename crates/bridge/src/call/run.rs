@@ -51,7 +51,7 @@ use crate::{
     child::ChildRequest,
     config::{Lang, Mode},
     openwebui::{Chat, Event},
-    session::{Lent, OpenWorkspace, Room, SessionError, SharedChild, Start, Workspace},
+    session::{OpenWorkspace, Room, SessionError, SessionGuard, SharedChild, Start, Workspace},
 };
 
 /// The timeout of a ping to a child that got the cancellation of a call.
@@ -521,7 +521,7 @@ impl Running {
         &self,
         workspace: &Arc<Workspace>,
         room: Option<Start>,
-    ) -> Result<Lent, CallError> {
+    ) -> Result<SessionGuard, CallError> {
         let (spec, sessions) = (&self.call.spec, &self.engine.sessions);
         let user = UserValues::from_caller(&self.call.caller);
         let until = (self.queue_until, self.deadline);
@@ -535,7 +535,7 @@ impl Running {
     fn settle(
         &self,
         workspace: Arc<Workspace>,
-        session: Lent,
+        session: SessionGuard,
         error: &CallError,
         mut permits: CallPermits,
     ) {

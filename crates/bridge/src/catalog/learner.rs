@@ -52,18 +52,18 @@ struct Shared {
     news: broadcast::Sender<News>,
     publish: watch::Sender<Knowledge>,
     changes: watch::Sender<()>,
-    wanted: Wanted,
+    refreshes: RefreshRequests,
     stop: CancellationToken,
 }
 
 /// Requests to read the lists again: the first is granted at once, later ones at an interval. No
 /// request is lost.
-struct Wanted {
+struct RefreshRequests {
     requests: Notify,
     granted: Mutex<Option<Instant>>,
 }
 
-impl Wanted {
+impl RefreshRequests {
     /// Waits until the lists of the server are to be read again.
     async fn granted(&self) {
         self.requests.notified().await;
@@ -97,7 +97,7 @@ impl Learner {
             news,
             publish,
             changes,
-            wanted: Wanted {
+            refreshes: RefreshRequests {
                 requests: Notify::new(),
                 granted: Mutex::default(),
             },
@@ -125,7 +125,7 @@ impl Learner {
 
     /// Requests that the server's lists are read again.
     pub fn refresh(&self) {
-        self.shared.wanted.requests.notify_one();
+        self.shared.refreshes.requests.notify_one();
     }
 
     /// The current entry.
@@ -178,7 +178,7 @@ impl Shared {
                     self.probe(&spec).await;
                     self.keep(spec, key).await;
                     pause = FIRST_PAUSE;
-                    self.stop.run_until_cancelled(self.wanted.granted()).await
+                    self.stop.run_until_cancelled(self.refreshes.granted()).await
                 }
                 Err(error)
                     if key == disk::Key::for_server(&spec, &self.children)
@@ -193,7 +193,7 @@ impl Shared {
                 Err(LearnError::Child(ChildError::TooManyStarts)) => continue,
                 Err(error) => {
                     self.fail(&spec, &error, pause, std::mem::take(&mut believed));
-                    let retry = tokio::time::timeout(jittered(pause), self.wanted.granted());
+                    let retry = tokio::time::timeout(jittered(pause), self.refreshes.granted());
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     self.stop.run_until_cancelled(retry).await.map(drop)
                 }
@@ -215,7 +215,7 @@ impl Shared {
         if self.learnt.lock().is_none() {
             tokio::select! {
                 done = &mut attempt => return done,
-                () = self.wanted.requests.notified() => given_up.cancel(),
+                () = self.refreshes.requests.notified() => given_up.cancel(),
             }
         }
         attempt.await
@@ -323,30 +323,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_are_granted_at_an_interval_and_the_last_is_not_lost() {
-        let wanted = Wanted {
+        let refreshes = RefreshRequests {
             requests: Notify::new(),
             granted: Mutex::default(),
         };
         let began = Instant::now();
-        wanted.requests.notify_one();
-        wanted.granted().await;
+        refreshes.requests.notify_one();
+        refreshes.granted().await;
         assert_eq!(began.elapsed(), Duration::ZERO);
-        wanted.requests.notify_one();
+        refreshes.requests.notify_one();
         let spam = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                wanted.requests.notify_one();
+                refreshes.requests.notify_one();
             }
         };
         tokio::select! {
-            () = wanted.granted() => {}
+            () = refreshes.granted() => {}
             () = spam => {}
         }
         assert_eq!(began.elapsed(), SHORTEST_INTERVAL);
-        let none = tokio::time::timeout(SHORTEST_INTERVAL * 3, wanted.granted());
+        let none = tokio::time::timeout(SHORTEST_INTERVAL * 3, refreshes.granted());
         assert!(none.await.is_err(), "granted again though nobody asked");
-        wanted.requests.notify_one();
-        wanted.granted().await;
+        refreshes.requests.notify_one();
+        refreshes.granted().await;
         assert_eq!(began.elapsed(), SHORTEST_INTERVAL * 4);
     }
 }

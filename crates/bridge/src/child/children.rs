@@ -404,11 +404,8 @@ impl Children {
             Some(Ok(Ok(Err(refused)))) => {
                 // The name may now belong to another program.
                 self.modern_only.lock().remove(&request.spec.version());
-                match refused
-                    .error
-                    .as_ref()
-                    .and_then(|raw| child.body.failed(raw))
-                {
+                let error = refused.error.as_ref();
+                match error.and_then(|raw| child.body.failed(raw)) {
                     Some(failed) => ChildError::not_started(failed.why),
                     None => refused.into(),
                 }

@@ -10,7 +10,7 @@ use std::{
 use bridge_model::{FieldHasher, ServerName};
 use bridge_process::{
     CommandSpec, launch,
-    launch::{Kind, Resolved, Sources, Target, Wanted, What},
+    launch::{Kind, ParsedCommand, Resolved, Sources, Target, What},
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -527,7 +527,7 @@ const CHOOSING: [&str; 9] = [
 /// An installation that a server needs.
 #[derive(Debug, Clone)]
 pub struct InstallRequest {
-    pub(super) wanted: Wanted,
+    pub(super) wanted: ParsedCommand,
     pub(super) command: CommandSpec,
     /// Identifies the command line's packages in a lock file.
     pub digest: String,

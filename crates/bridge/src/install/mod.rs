@@ -3,7 +3,7 @@
 //! environments below `MCPO_TOOLS_DIR`, and starts the programs directly.
 //!
 //! ```text
-//! command line ──parse──▶ Wanted ──lock file, or chosen once──▶ Pin ──▶ environment ──▶ Resolved
+//! command line ──parse──▶ ParsedCommand ──lock file, or chosen once──▶ Pin ──▶ environment ──▶ Resolved
 //!      └── not understood, or not installable: runs as written
 //! ```
 //! Code that starts children asks [`Launches`](crate::launches::Launches), which does not wait; [`Installer`]

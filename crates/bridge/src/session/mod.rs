@@ -37,7 +37,7 @@ use crate::{
 pub use open::{Room, Start, Wants, WorkspaceAddress};
 pub use pool::{Pool, PoolSettings};
 pub use shared::{SharedChild, SharedChildren};
-pub use workspace::{Class, Lent, OpenWorkspace, Session, Turn, Workspace};
+pub use workspace::{Class, OpenWorkspace, Session, SessionGuard, Turn, Workspace};
 
 /// Idle time of a session of a caller without a chat.
 pub const ONE_CALL_IDLE: Duration = Duration::from_secs(60);

@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    Class, Entry, Lent, OpenWorkspace, Session, SessionError, Sessions, Workspace, end::Requester,
-    pool::Spare,
+    Class, Entry, OpenWorkspace, Session, SessionError, SessionGuard, Sessions, Workspace,
+    end::Requester, pool::Spare,
 };
 use crate::{
     admission,
@@ -150,18 +150,18 @@ impl Sessions {
         new: &NewChat,
     ) -> Result<(), SessionError> {
         let store = &self.store;
-        match address.claim {
-            Claim::Proven(session) => {
+        match address.origin {
+            KeyOrigin::Presented(session) => {
                 let proven = store.exists(&address.key)?;
                 if !proven && !store.exists(&session)? {
                     return Err(SessionError::Unknown);
                 }
             }
             // For a server with its own folder: the common folder proves the id.
-            Claim::Minted(session) if session != address.key => {
+            KeyOrigin::Created(session) if session != address.key => {
                 store.ensure(&session, new)?;
             }
-            Claim::Minted(_) | Claim::Free => {}
+            KeyOrigin::Created(_) | KeyOrigin::Derived => {}
         }
         Ok(())
     }
@@ -258,8 +258,8 @@ pub struct WorkspaceAddress {
     pub class: Class,
     /// The id to return in `X-MCPO-Session`, for a caller without a chat.
     pub session: Option<SessionId>,
-    /// The caller's right to the workspace.
-    pub claim: Claim,
+    /// Whether the workspace may be created.
+    pub origin: KeyOrigin,
 }
 
 /// The child that a call needs.
@@ -290,16 +290,17 @@ impl Wants {
     }
 }
 
-/// Whether a workspace may be created for a key.
+/// Where the key of a workspace comes from: this decides whether the workspace may be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
-    /// By every caller with the key: it is derived from the principal and a name of the caller.
-    Free,
+pub enum KeyOrigin {
+    /// It is derived from the principal and a name of the caller: every caller with the key may create
+    /// the workspace.
+    Derived,
     /// The bridge creates the id now. The key is that of the session without a server.
-    Minted(WorkspaceKey),
+    Created(WorkspaceKey),
     /// The caller claims that the bridge created the id, so the key of the session or of the address
     /// must have a folder.
-    Proven(WorkspaceKey),
+    Presented(WorkspaceKey),
 }
 
 impl WorkspaceAddress {
@@ -309,7 +310,7 @@ impl WorkspaceAddress {
             key,
             class: Class::Lasting,
             session: None,
-            claim: Claim::Free,
+            origin: KeyOrigin::Derived,
         }
     }
 
@@ -355,9 +356,9 @@ impl WorkspaceAddress {
             // An id in the bridge's format must have been created by the bridge; the check gives no
             // hint at its owner.
             let proven =
-                |_: &SessionId| Claim::Proven(WorkspaceKey::session(principal, named, None));
+                |_: &SessionId| KeyOrigin::Presented(WorkspaceKey::session(principal, named, None));
             return Some(Self {
-                claim: minted.as_ref().map_or(Claim::Free, proven),
+                origin: minted.as_ref().map_or(KeyOrigin::Derived, proven),
                 session: minted,
                 ..Self::free(WorkspaceKey::session(principal, named, own))
             });
@@ -367,7 +368,7 @@ impl WorkspaceAddress {
         Some(Self {
             key: WorkspaceKey::session(principal, minted.as_str(), own),
             class: Class::OneCall,
-            claim: Claim::Minted(session),
+            origin: KeyOrigin::Created(session),
             session: Some(minted),
         })
     }
@@ -410,11 +411,11 @@ impl Sessions {
 
     /// Whether a new folder would be created for the address.
     async fn is_new(self: &Arc<Self>, address: &WorkspaceAddress) -> bool {
-        let (store, key, claim) = (self.store.clone(), address.key, address.claim);
+        let (store, key, origin) = (self.store.clone(), address.key, address.origin);
         let look = move || {
-            let proven = match claim {
-                Claim::Proven(session) => store.exists(&session)?,
-                Claim::Minted(_) | Claim::Free => true,
+            let proven = match origin {
+                KeyOrigin::Presented(session) => store.exists(&session)?,
+                KeyOrigin::Created(_) | KeyOrigin::Derived => true,
             };
             Ok::<_, StoreError>(proven && !store.exists(&key)?)
         };
@@ -487,16 +488,16 @@ impl Sessions {
         (user, tenant): (&UserValues, &Tenant),
         start: Option<Start>,
         (patience, deadline): (Instant, Instant),
-    ) -> Result<Lent, SessionError> {
+    ) -> Result<SessionGuard, SessionError> {
         let slot = workspace.slot(spec);
-        let lend = || {
-            let lent = slot.lend(spec, class);
+        let acquire = || {
+            let acquired = slot.acquire(spec, class);
             // A warm child was not recorded before its first call.
-            lent.inspect(|_| workspace.note_worked(&spec.name, true))
+            acquired.inspect(|_| workspace.note_worked(&spec.name, true))
         };
         // Another call that starts a child may wait for permits that this call holds.
         if start.is_none()
-            && let Ok(session) = lend()
+            && let Ok(session) = acquire()
         {
             return Ok(session);
         }
@@ -505,7 +506,7 @@ impl Sessions {
             None => (slot.gate.clone().lock_owned().await, None),
         };
         self.end_unusable(workspace, spec).await;
-        let left = match lend() {
+        let left = match acquire() {
             Ok(session) => return Ok(session),
             Err(left) => left,
         };
@@ -525,10 +526,10 @@ impl Sessions {
         let child = self.started(workspace, request).await?;
         let live = self.metrics.session_live();
         let session = Arc::new(Session::new(child, spec.clone(), permit, live, class));
-        let lent = slot.bind(&session, class);
+        let guard = slot.bind(&session, class);
         workspace.note_worked(&spec.name, left);
         self.note_started(workspace, &session).await;
-        Ok(lent)
+        Ok(guard)
     }
 
     /// Starts a child; if the system has no descriptors, processes or memory left for it, idle ones
@@ -555,7 +556,7 @@ impl Sessions {
     /// Whether a call has to start a child, and may do so now.
     pub fn room(&self, workspace: &Workspace, spec: &ServerSpec, tenant: &Tenant) -> Room {
         let slot = workspace.slot(spec);
-        if slot.would_lend(spec) {
+        if slot.can_serve(spec) {
             return Room::Unneeded;
         }
         let Ok(gate) = slot.gate.clone().try_lock_owned() else {
@@ -574,7 +575,7 @@ impl Sessions {
     ) -> Option<Start> {
         let slot = own.slot(spec);
         let gate = slot.gate.clone().lock_owned().await;
-        if slot.would_lend(spec) {
+        if slot.can_serve(spec) {
             return None;
         }
         let permit = self.permit(own, spec, tenant).await;
@@ -728,7 +729,7 @@ mod tests {
             key,
             class: Class::Lasting,
             session: None,
-            claim: Claim::Free,
+            origin: KeyOrigin::Derived,
         }
     }
 
@@ -841,21 +842,21 @@ mod tests {
         let sessions = sessions(&folder, Arc::new(folder.open()));
         let session = |own| WorkspaceKey::session(&alice(), "s", own);
         let (all, own) = (session(None), session(Some(&server())));
-        let claimed = |key, claim| WorkspaceAddress {
-            claim,
+        let claimed = |key, origin| WorkspaceAddress {
+            origin,
             ..address(key)
         };
         for stranger in [own, all] {
-            let address = claimed(stranger, Claim::Proven(all));
+            let address = claimed(stranger, KeyOrigin::Presented(all));
             let opened = sessions.open(&address, &alice(), None).await;
             assert!(matches!(opened, Err(SessionError::Unknown)));
         }
-        let minted = claimed(own, Claim::Minted(all));
+        let minted = claimed(own, KeyOrigin::Created(all));
         let first = sessions.open(&minted, &alice(), None).await.unwrap();
-        let again = claimed(own, Claim::Proven(all));
+        let again = claimed(own, KeyOrigin::Presented(all));
         let again = sessions.open(&again, &alice(), None).await.unwrap();
         assert_eq!(first.job.id(), again.job.id());
-        let other = claimed(all, Claim::Proven(all));
+        let other = claimed(all, KeyOrigin::Presented(all));
         let other = sessions.open(&other, &alice(), None).await.unwrap();
         assert_ne!(first.job.id(), other.job.id());
     }

@@ -259,24 +259,24 @@ impl Slot {
 
     /// Lends the child that serves a call: an idle one, else the least busy. `Err` if a new one has
     /// to be started, with whether there are others.
-    pub fn lend(&self, spec: &ServerSpec, class: Class) -> Result<Lent, bool> {
+    pub fn acquire(&self, spec: &ServerSpec, class: Class) -> Result<SessionGuard, bool> {
         let bound = self.sessions.lock();
         // Under the lock, so that an idle child is either lent or ended.
         let (sessions, chosen) = fitting(&bound, spec);
-        let chosen = chosen.map(|index| sessions[index].lend(class));
+        let chosen = chosen.map(|index| sessions[index].begin_use(class));
         chosen.ok_or(!sessions.is_empty())
     }
 
     /// Whether a child could serve a call now.
-    pub fn would_lend(&self, spec: &ServerSpec) -> bool {
+    pub fn can_serve(&self, spec: &ServerSpec) -> bool {
         fitting(&self.sessions.lock(), spec).1.is_some()
     }
 
     /// Binds a new child, in use.
-    pub fn bind(&self, session: &Arc<Session>, class: Class) -> Lent {
+    pub fn bind(&self, session: &Arc<Session>, class: Class) -> SessionGuard {
         let mut sessions = self.sessions.lock();
         sessions.push(session.clone());
-        session.lend(class)
+        session.begin_use(class)
     }
 }
 
@@ -326,11 +326,11 @@ impl Session {
     }
 
     /// Begins a use; the idle time starts again when the result is dropped.
-    fn lend(self: &Arc<Self>, class: Class) -> Lent {
+    fn begin_use(self: &Arc<Self>, class: Class) -> SessionGuard {
         let mut kept = self.class.lock();
         *kept = (*kept).max(class);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Lent(self.clone())
+        SessionGuard(self.clone())
     }
 
     /// The number of calls that use it now.
@@ -364,16 +364,16 @@ impl Session {
 }
 
 /// A session in use.
-pub struct Lent(Arc<Session>);
+pub struct SessionGuard(Arc<Session>);
 
-impl std::ops::Deref for Lent {
+impl std::ops::Deref for SessionGuard {
     type Target = Arc<Session>;
     fn deref(&self) -> &Arc<Session> {
         &self.0
     }
 }
 
-impl Drop for Lent {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         *self.0.last_used.lock() = Instant::now();
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);

@@ -345,7 +345,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn run(mut self) {
         let why = loop {
             match self.lines.next().await {
-                Line::Whole(line) => self.hear(&(self.cleaner)(line)),
+                Line::Whole(line) => self.read_line(&(self.cleaner)(line)),
                 Line::TooLong => break Closed::LineTooLong,
                 Line::End => break Closed::StreamEnded,
             }
@@ -353,9 +353,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.shared.close(why);
     }
 
-    fn hear(&self, line: &Bytes) {
+    fn read_line(&self, line: &Bytes) {
         if let Some(message) = jsonrpc::message(line) {
-            return self.take_in(message);
+            return self.dispatch(message);
         }
         let messages = jsonrpc::messages(line);
         if messages.is_empty() {
@@ -368,11 +368,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             (self.noise)(line);
         }
         for message in messages {
-            self.take_in(message);
+            self.dispatch(message);
         }
     }
 
-    fn take_in(&self, message: Message) {
+    fn dispatch(&self, message: Message) {
         match message {
             // An unknown number means a duplicate or late response.
             Message::Response { number, reply } => {
@@ -380,12 +380,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     let _ = request.answer.send(reply);
                 }
             }
-            Message::Request(said) => self.asked(said),
-            Message::Notification(said) => self.told(said),
+            Message::Request(said) => self.on_request(said),
+            Message::Notification(said) => self.on_notification(said),
         }
     }
 
-    fn asked(&self, said: Said) {
+    fn on_request(&self, said: Said) {
         let Some(id) = said.id.clone() else { return };
         let connection = Connection {
             shared: self.shared.clone(),
@@ -404,7 +404,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    fn told(&self, said: Said) {
+    fn on_notification(&self, said: Said) {
         let recipient = self.shared.recipient(&said);
         // A message of one subscription has no other recipient.
         let of_all = || subscription(&said).is_none();

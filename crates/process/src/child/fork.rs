@@ -138,8 +138,8 @@ impl Parent {
         // It repeats its imports while it finds modules that it must not import.
         let until = Instant::now() + parent.means.start_timeout * 4;
         parent.loaded = match timeout_at(until, parent.socket.next()).await {
-            Ok(Some(Word::Ready(loaded))) => loaded,
-            Ok(Some(Word::Unfit(why))) => return Err(why),
+            Ok(Some(Reply::Ready(loaded))) => loaded,
+            Ok(Some(Reply::Unsupported(why))) => return Err(why),
             Ok(None) => return Err(format!("its imports fail when preloaded; {}", log.tail())),
             Err(_) => return Err("preloading its imports takes too long".to_owned()),
         };
@@ -444,9 +444,9 @@ enum Order<'a> {
 /// A message of a parent.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Word {
+enum Reply {
     Ready(Loaded),
-    Unfit(String),
+    Unsupported(String),
 }
 
 /// The modules that a parent imported.
@@ -482,7 +482,7 @@ impl Socket {
     }
 
     /// The next message; `None` once the parent has ended.
-    pub async fn next(&self) -> Option<Word> {
+    pub async fn next(&self) -> Option<Reply> {
         let receive = || {
             let mut buffer = vec![0; MOST];
             let (count, _) = recv(self.0.as_fd(), &mut buffer, RecvFlags::empty())?;

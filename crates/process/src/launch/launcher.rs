@@ -11,11 +11,11 @@ use self::Use::{Choose, Fetch, From, Module, Python, Script, Skip, With};
 use crate::spec::CommandSpec;
 
 /// Why a command runs as written: a clause for users, without values.
-pub type Why = String;
+pub type Reason = String;
 
 /// A command that was parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct ParsedCommand {
     /// The index of the server's own arguments among those of the command.
     pub rest: usize,
     /// What must be installed before the start.
@@ -104,7 +104,10 @@ pub struct NodeSet {
 }
 
 /// Parses the command. `on_path` reports whether a program with that name can be found.
-pub fn read(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wanted, Why> {
+pub fn read(
+    command: &CommandSpec,
+    on_path: &dyn Fn(&str) -> bool,
+) -> Result<ParsedCommand, Reason> {
     let name = file_name(&command.program);
     let wanted = match name {
         "uvx" => read_uv_tool_run(command, 0, &sibling(&command.program, "uv")),
@@ -115,7 +118,7 @@ pub fn read(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wan
         _ if is_interpreter(name) => {
             let (target, rest) = python_target(&command.args)?;
             let what = What::Interpreter(target);
-            Ok(Wanted { rest, what })
+            Ok(ParsedCommand { rest, what })
         }
         _ => Err("its command is not a package launcher".to_owned()),
     }?;
@@ -165,7 +168,10 @@ const SKIPPED: &[&str] = &[
 ];
 
 /// `npm exec [OPTIONS] -- PACKAGE …`
-fn read_npm_exec(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wanted, Why> {
+fn read_npm_exec(
+    command: &CommandSpec,
+    on_path: &dyn Fn(&str) -> bool,
+) -> Result<ParsedCommand, Reason> {
     let args = &command.args;
     if !matches!(args.first().map(String::as_str), Some("exec" | "x")) {
         return Err("not `npm exec`".to_owned());
@@ -188,7 +194,7 @@ fn packages(
     mut at: usize,
     npm: &str,
     on_path: &dyn Fn(&str) -> bool,
-) -> Result<Wanted, Why> {
+) -> Result<ParsedCommand, Reason> {
     if command.cwd.is_some() {
         return Err("it has a cwd, and npx prefers packages installed there".to_owned());
     }
@@ -234,7 +240,7 @@ fn packages(
     }
     let names = named.iter().map(|package| package_name(package));
     let main = names.collect::<Result<Vec<_>, _>>()?.swap_remove(0);
-    Ok(Wanted {
+    Ok(ParsedCommand {
         rest: at,
         what: What::Node(NodeSet {
             npm: npm.to_owned(),
@@ -247,7 +253,7 @@ fn packages(
 }
 
 /// The name in `name`, `name@1.2`, `@scope/name@^1`.
-fn package_name(package: &str) -> Result<String, Why> {
+fn package_name(package: &str) -> Result<String, Reason> {
     let scoped = package.starts_with('@');
     let body = package.strip_prefix('@').unwrap_or(package);
     let (name, version) = body.split_once('@').unwrap_or((body, ""));
@@ -343,7 +349,7 @@ fn read_options(
     args: &[String],
     mut at: usize,
     known: &[&'static [Known]],
-) -> Result<(Vec<Given>, usize), Why> {
+) -> Result<(Vec<Given>, usize), Reason> {
     let find = |option: String, is_it: &dyn Fn(&Known) -> bool| {
         let mut all = known.iter().copied().flatten();
         all.find(|known| is_it(known))
@@ -394,7 +400,7 @@ fn value_of(
     inline: Option<&str>,
     args: &[String],
     at: &mut usize,
-) -> Result<String, Why> {
+) -> Result<String, Reason> {
     let value = inline.or_else(|| {
         *at += 1;
         args.get(*at - 1).map(String::as_str)
@@ -408,7 +414,7 @@ fn take(
     inline: Option<&str>,
     args: &[String],
     at: &mut usize,
-) -> Result<String, Why> {
+) -> Result<String, Reason> {
     match inline {
         _ if known.value => value_of(known.long, inline, args, at),
         None => Ok(String::new()),
@@ -416,7 +422,7 @@ fn take(
     }
 }
 
-fn unknown(option: &str) -> Why {
+fn unknown(option: &str) -> Reason {
     format!("the bridge does not support the option {option} for installation")
 }
 
@@ -437,7 +443,7 @@ const PIPX_RUN: &[Known] = &[
 ];
 
 /// `pipx run [OPTIONS] APP …`
-fn read_pipx(command: &CommandSpec) -> Result<Wanted, Why> {
+fn read_pipx(command: &CommandSpec) -> Result<ParsedCommand, Reason> {
     let args = &command.args;
     let (_, at) = read_options(args, 0, &[PIPX_GLOBAL])?;
     if args.get(at).map(String::as_str) != Some("run") {
@@ -470,7 +476,7 @@ fn read_pipx(command: &CommandSpec) -> Result<Wanted, Why> {
     }
     // pipx skips a first `--`.
     let dashes = args.get(at + 1).is_some_and(|word| word == "--");
-    Ok(Wanted {
+    Ok(ParsedCommand {
         rest: at + 1 + usize::from(dashes),
         what: What::Python(set),
     })
@@ -485,7 +491,7 @@ fn is_interpreter(name: &str) -> bool {
 }
 
 /// What an interpreter runs with these arguments, and how many arguments specify it.
-pub fn python_target(args: &[String]) -> Result<(Target, usize), Why> {
+pub fn python_target(args: &[String]) -> Result<(Target, usize), Reason> {
     let mut at = 0;
     while let Some(word) = args.get(at) {
         at += 1;
@@ -529,7 +535,7 @@ struct Requirement {
 /// Parses `name`, `name[extra]>=1`, `name@1.2`, `name@latest`, a path or the URL of an archive.
 /// Paths are relative to `cwd`, the folder that the server configures; without it they are relative
 /// to a workspace, and then nothing can be installed.
-fn read_requirement(text: &str, cwd: Option<&Path>) -> Result<Requirement, Why> {
+fn read_requirement(text: &str, cwd: Option<&Path>) -> Result<Requirement, Reason> {
     let text = text.trim();
     if let Some(place) = text.find("://") {
         return url(text, place);
@@ -602,7 +608,7 @@ fn is_path(text: &str) -> bool {
     text.contains('/') || archives.any(|end| text.ends_with(end))
 }
 
-fn url(text: &str, place: usize) -> Result<Requirement, Why> {
+fn url(text: &str, place: usize) -> Result<Requirement, Reason> {
     let scheme_at = text[..place].rfind([' ', '@']).map_or(0, |at| at + 1);
     let scheme = &text[scheme_at..place];
     if scheme.contains('+') {
@@ -628,14 +634,14 @@ fn url(text: &str, place: usize) -> Result<Requirement, Why> {
 }
 
 /// Requirements are stored on disk, so they must not contain passwords.
-fn without_password(address: &Url) -> Result<(), Why> {
+fn without_password(address: &Url) -> Result<(), Reason> {
     if address.username().is_empty() && address.password().is_none() {
         return Ok(());
     }
     Err("a URL in its arguments contains a password: pass it in a variable".to_owned())
 }
 
-fn path(text: &str, cwd: Option<&Path>) -> Result<Requirement, Why> {
+fn path(text: &str, cwd: Option<&Path>) -> Result<Requirement, Reason> {
     if text.contains(['[', ';', '#', '~']) {
         return Err("unsupported form of a package path".to_owned());
     }
@@ -651,7 +657,7 @@ fn path(text: &str, cwd: Option<&Path>) -> Result<Requirement, Why> {
 }
 
 /// A path among a launcher's arguments.
-fn absolute_path(path: &Path, cwd: Option<&Path>) -> Result<PathBuf, Why> {
+fn absolute_path(path: &Path, cwd: Option<&Path>) -> Result<PathBuf, Reason> {
     if path.is_absolute() {
         return Ok(path.to_owned());
     }
@@ -720,7 +726,7 @@ const UV_RUN: &[Known] = &[
 ];
 
 /// `uv … tool run …` and `uv … run …`.
-fn read_uv(command: &CommandSpec, uv: &str) -> Result<Wanted, Why> {
+fn read_uv(command: &CommandSpec, uv: &str) -> Result<ParsedCommand, Reason> {
     let args = &command.args;
     let (given, at) = read_options(args, 0, &[UV_GLOBAL])?;
     let word = |at: usize| args.get(at).map(String::as_str);
@@ -737,7 +743,7 @@ fn read_uv(command: &CommandSpec, uv: &str) -> Result<Wanted, Why> {
 }
 
 /// `uvx …`, whose options start at `at`.
-fn read_uv_tool_run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
+fn read_uv_tool_run(command: &CommandSpec, at: usize, uv: &str) -> Result<ParsedCommand, Reason> {
     let (given, at) = read_options(&command.args, at, &[UV_GLOBAL, PACKAGES, TOOL])?;
     let target = command.args.get(at).ok_or("no package given")?;
     let cwd = command.cwd.as_deref();
@@ -758,14 +764,14 @@ fn read_uv_tool_run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted
     let mut set = PythonSet::run_by(uv, Run::Script(name));
     set.add(main);
     set.gather(given, cwd)?;
-    Ok(Wanted {
+    Ok(ParsedCommand {
         rest: at + 1,
         what: What::Python(set),
     })
 }
 
 /// `uv run …`, whose options start at `at`.
-fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
+fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<ParsedCommand, Reason> {
     let args = &command.args;
     let (given, at) = read_options(args, at, &[UV_GLOBAL, PACKAGES, UV_RUN])?;
     let target = args.get(at).ok_or("no command given")?;
@@ -802,7 +808,7 @@ fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
         return Err("it runs in a project, which `uv run` keeps up to date".to_owned());
     }
     set.gather(given, cwd)?;
-    Ok(Wanted {
+    Ok(ParsedCommand {
         rest,
         what: What::Python(set),
     })
@@ -823,7 +829,7 @@ impl PythonSet {
     }
 
     /// Parses the inline metadata of a script, if any.
-    fn read_script(&mut self, file: &Path) -> Result<(), Why> {
+    fn read_script(&mut self, file: &Path) -> Result<(), Reason> {
         let text = std::fs::read_to_string(file);
         let text = text.map_err(|error| format!("cannot read its script ({error})"))?;
         let mut lines = text.lines().map(str::trim_end);
@@ -850,7 +856,7 @@ impl PythonSet {
     }
 
     /// Applies the options of uv.
-    fn gather(&mut self, given: Vec<Given>, cwd: Option<&Path>) -> Result<(), Why> {
+    fn gather(&mut self, given: Vec<Given>, cwd: Option<&Path>) -> Result<(), Reason> {
         for mut given in given {
             match given.option.meaning {
                 Python if given.value.contains('/') => {
@@ -882,7 +888,7 @@ fn quoted(text: &str) -> Option<String> {
 }
 
 /// The value of an option that takes a URL or a path.
-fn url_or_path(given: &Given, cwd: Option<&Path>) -> Result<String, Why> {
+fn url_or_path(given: &Given, cwd: Option<&Path>) -> Result<String, Reason> {
     let value = &given.value;
     if let Some(at) = value.find("://") {
         let from = value[..at].rfind('=').map_or(0, |at| at + 1);
@@ -913,7 +919,7 @@ mod tests {
         }
     }
 
-    fn read_line(line: &str) -> Result<Wanted, Why> {
+    fn read_line(line: &str) -> Result<ParsedCommand, Reason> {
         read(&command(line), &|name| name == "installed-globally")
     }
 

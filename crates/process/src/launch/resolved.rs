@@ -59,10 +59,10 @@ pub enum Kind {
 
 /// Local files and folders, with their state at the time of reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sources(Vec<(Seen, PathBuf)>);
+pub struct Sources(Vec<(FileState, PathBuf)>);
 
 /// Modification time and length of a file; `None` if it does not exist.
-type Seen = Option<(SystemTime, u64)>;
+type FileState = Option<(SystemTime, u64)>;
 
 /// Maximum number of files that are read next to a script; a folder with more does not belong to
 /// one program.
@@ -80,7 +80,7 @@ const PACKAGES: [&str; 3] = ["__pycache__", "node_modules", "site-packages"];
 impl Sources {
     /// Reads their current state. Blocks on the disk.
     pub fn read(paths: impl IntoIterator<Item = PathBuf>) -> Self {
-        let now = |path: PathBuf| (seen(&path), path);
+        let now = |path: PathBuf| (file_state(&path), path);
         Self(paths.into_iter().map(now).collect())
     }
 
@@ -108,11 +108,11 @@ impl Sources {
 
     /// Whether they are unchanged. Blocks on the disk.
     pub fn hold(&self) -> bool {
-        self.0.iter().all(|(then, path)| seen(path) == *then)
+        self.0.iter().all(|(then, path)| file_state(path) == *then)
     }
 }
 
-fn seen(path: &Path) -> Seen {
+fn file_state(path: &Path) -> FileState {
     let of = |path: &Path| {
         let found = fs::metadata(path).ok()?;
         Some((found.modified().ok()?, found.len()))

@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A request as received by a server.
 #[derive(Debug, Clone)]
-struct Seen {
+struct Received {
     verb: Method,
     target: String,
     headers: HeaderMap,
@@ -44,7 +44,7 @@ struct Seen {
     message: Value,
 }
 
-impl Seen {
+impl Received {
     fn method(&self) -> &str {
         self.message["method"].as_str().unwrap_or_default()
     }
@@ -64,21 +64,21 @@ impl Seen {
 /// An HTTP server with responses from a test.
 struct Server {
     url: Url,
-    seen: mpsc::UnboundedReceiver<Seen>,
+    seen: mpsc::UnboundedReceiver<Received>,
     task: AbortHandle,
 }
 
 impl Server {
     async fn start<F, Fut>(answer: F) -> Self
     where
-        F: Fn(Seen) -> Fut + Clone + Send + Sync + 'static,
+        F: Fn(Received) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Response> + Send,
     {
         let (sender, seen) = mpsc::unbounded_channel();
         let router = Router::new().fallback(async move |request: Request| {
             let (parts, body) = request.into_parts();
             let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-            let seen = Seen {
+            let seen = Received {
                 verb: parts.method,
                 target: parts.uri.to_string(),
                 headers: parts.headers,
@@ -101,7 +101,7 @@ impl Server {
     /// A server of a legacy revision with a session; `answer` may replace its responses.
     async fn legacy<F>(answer: F) -> Self
     where
-        F: Fn(&Seen) -> Option<Response> + Clone + Send + Sync + 'static,
+        F: Fn(&Received) -> Option<Response> + Clone + Send + Sync + 'static,
     {
         Self::start(move |seen| {
             let response = answer(&seen).unwrap_or_else(|| legacy(&seen));
@@ -110,13 +110,13 @@ impl Server {
         .await
     }
 
-    async fn next(&mut self) -> Seen {
+    async fn next(&mut self) -> Received {
         let next = timeout(PATIENCE, self.seen.recv()).await;
         next.expect("a request comes").expect("the server runs")
     }
 
     /// The next request with this JSON-RPC method; earlier requests are skipped.
-    async fn until(&mut self, method: &str) -> Seen {
+    async fn until(&mut self, method: &str) -> Received {
         loop {
             let seen = self.next().await;
             if seen.method() == method {
@@ -126,7 +126,7 @@ impl Server {
     }
 
     /// The next request with this HTTP method; earlier requests are skipped.
-    async fn until_verb(&mut self, verb: Method) -> Seen {
+    async fn until_verb(&mut self, verb: Method) -> Received {
         loop {
             let seen = self.next().await;
             if seen.verb == verb {
@@ -148,7 +148,7 @@ impl Drop for Server {
     }
 }
 
-fn legacy(seen: &Seen) -> Response {
+fn legacy(seen: &Received) -> Response {
     match (seen.verb.as_str(), seen.method()) {
         ("GET", _) => StatusCode::METHOD_NOT_ALLOWED.into_response(),
         ("DELETE", _) => StatusCode::OK.into_response(),

@@ -168,7 +168,7 @@ async fn an_answer_that_breaks_off_is_an_error_at_once() {
 
 #[tokio::test]
 async fn a_silent_server_costs_no_more_than_the_idle_timeout() {
-    let server = Server::start(async |seen: Seen| {
+    let server = Server::start(async |seen: Received| {
         if seen.message["params"]["name"] == "head" {
             std::future::pending::<()>().await;
         }

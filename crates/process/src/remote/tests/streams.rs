@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn initialized_stream(text: &'static str) -> impl Fn(&Seen) -> Option<Response> + Clone {
+fn initialized_stream(text: &'static str) -> impl Fn(&Received) -> Option<Response> + Clone {
     move |seen| (seen.verb == Method::GET).then(|| open_events(text))
 }
 

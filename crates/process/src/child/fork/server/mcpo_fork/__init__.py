@@ -6,7 +6,7 @@ Run by `crates/process/src/child/fork/`, which speaks with it over the SEQPACKET
     {"fork": …}      with four descriptors: stdin, stdout, stderr, and the socket of a supervisor.
                      The supervisor is made of this process, so that it is the new one's parent.
     {"preload": …}   import what the processes so far imported. Answered once by {"ready": …} or
-                     {"unfit": why}. To begin anew without a module, this program executes itself.
+                     {"unsupported": why}. To begin anew without a module, this program executes itself.
 
 Nothing runs before the fork but imports. A module whose import draws random numbers, starts a
 thread, opens a file, or keeps the working folder is not imported here: each process does that

@@ -85,7 +85,7 @@ class Parent:
             if "?" in found or number >= ROUNDS or found.keys() <= excluded.keys():
                 name = "?" if "?" in found else next(iter(found))
                 what = "an import" if name == "?" else name
-                self.answer({"unfit": f"{what} cannot be left out: {found[name]}"})
+                self.answer({"unsupported": f"{what} cannot be left out: {found[name]}"})
                 return
             self.begin_anew(names, {**excluded, **found}, number + 1)
         if "file" in self.begin:
