@@ -348,6 +348,15 @@ impl<'a> Work<'a> {
         Err(format!("`{what}` failed ({}){said}", done.status))
     }
 
+    /// Writes a file into the stage; returns its path.
+    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, Failed> {
+        let path = self.stage.join(name);
+        match fs::write(&path, text) {
+            Ok(()) => Ok(path),
+            Err(error) => Err(format!("cannot write {}: {error}", path.display())),
+        }
+    }
+
     /// Removes the temporary files.
     pub fn leave(&self) -> std::io::Result<()> {
         std::fs::remove_dir_all(&self.cwd)

@@ -1,7 +1,7 @@
 //! Keeps [`Launches`] up to date: finds installed environments, and installs missing ones.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 use bridge_model::{FieldHasher, ServerName};
 use bridge_process::{
     CommandSpec, launch,
-    launch::{Kind, ParsedCommand, Resolved, Sources, Target, What},
+    launch::{Kind, ParsedCommand, Resolved, Target, What},
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -23,7 +23,7 @@ use super::{
     LockFile, Pin,
     folder::{Failed, Folder, Preinstalled, Record, Work},
     node,
-    pin::{short_name, wanted_node, wanted_python},
+    pin::{platform, short_name, wanted_node, wanted_python},
     python,
 };
 use crate::{
@@ -124,21 +124,21 @@ impl Installer {
     pub async fn follow(self: &Arc<Self>, specs: Vec<Arc<ServerSpec>>) {
         self.launches().follow(&specs);
         let this = self.clone();
-        let looked = tokio::task::spawn_blocking(move || {
+        let checked = tokio::task::spawn_blocking(move || {
             let lock = LockFile::read(&this.settings.lock_file).map_err(|error| error.to_string());
-            let looks = specs.into_iter().map(|spec| {
-                let look = this.look(&spec, &lock);
-                (spec, look)
+            let checked = specs.into_iter().map(|spec| {
+                let checked = this.check(&spec, &lock);
+                (spec, checked)
             });
-            looks.collect::<Vec<_>>()
+            checked.collect::<Vec<_>>()
         });
-        let Ok(looked) = looked.await else { return };
+        let Ok(checked) = checked.await else { return };
         let mut warnings = Vec::new();
-        let names: Vec<_> = looked.iter().map(|(spec, _)| spec.name.clone()).collect();
+        let names: Vec<_> = checked.iter().map(|(spec, _)| spec.name.clone()).collect();
         self.running.lock().retain(|name, _| names.contains(name));
-        for (spec, (look, warning)) in looked {
+        for (spec, (checked, warning)) in checked {
             warnings.extend(warning.map(|why| format!("server '{}': {why}", spec.name)));
-            self.settle(&spec, look);
+            self.apply(&spec, checked);
         }
         for warning in &warnings {
             tracing::warn!("{warning}");
@@ -274,21 +274,28 @@ impl Installer {
             pin.clone()
         } else {
             step(Step::Choosing);
-            match &asked.wanted.what {
-                What::Python(set) => python::choose(set, &work, anew).await?,
-                What::Node(set) => node::choose(set, &work, anew).await?,
+            let (packages, wanted) = match &asked.wanted.what {
+                What::Python(set) => (python::choose(set, &work, anew).await?, wanted_python(set)),
+                What::Node(set) => (node::choose(set, &work, anew).await?, wanted_node(set)),
                 What::Interpreter(_) => return Err("nothing to install".to_owned()),
+            };
+            Pin {
+                wanted,
+                platform: platform(),
+                packages,
             }
         };
         step(Step::Installing);
-        let record = match &asked.wanted.what {
+        let mut scripts = BTreeMap::new();
+        match &asked.wanted.what {
             What::Python(set) => match self.folder.environment(&pin) {
                 Some(found) => return Ok(found),
-                None => python::install(set, &pin, &work).await?,
+                None => scripts = python::install(set, &pin, &work).await?,
             },
             What::Node(set) => node::install(set, &pin, &work).await?,
             What::Interpreter(_) => return Err("nothing to install".to_owned()),
-        };
+        }
+        let record = Record { pin, scripts };
         let kept = work
             .leave()
             .and_then(|()| self.folder.keep(&stage, &record));
@@ -299,14 +306,17 @@ impl Installer {
 
 /// How the program is started from this environment.
 fn resolve(asked: &InstallRequest, folder: &Path, record: &Record) -> Result<Resolved, Failed> {
-    let rest = asked.wanted.rest;
-    let mut resolved = match &asked.wanted.what {
-        What::Python(set) => python::resolve(set, folder, record, rest)?,
-        What::Node(set) => node::resolve(set, folder, record, rest)?,
-        What::Interpreter(target) => as_it_is(&asked.command, target),
+    let command = match &asked.wanted.what {
+        What::Python(set) => python::resolve(set, folder, record)?,
+        What::Node(set) => node::resolve(set, folder, record)?,
+        What::Interpreter(target) => return Ok(as_it_is(&asked.command, target)),
     };
-    resolved.locked = asked.locked;
-    Ok(resolved)
+    Ok(Resolved {
+        rest: asked.wanted.rest,
+        folder: Some(folder.to_owned()),
+        locked: asked.locked,
+        ..command
+    })
 }
 
 /// Initial delay before a locked installation is retried; it doubles up to [`LONGEST_PAUSE`].
@@ -321,38 +331,42 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 const INSTALL_PERMIT_WAIT: Duration = Duration::from_secs(30);
 
 /// The result of checking a server's command line and the disk.
-pub enum Look {
-    /// Runs as written: there is nothing to install, or it cannot be installed here, with the reason.
-    AsWritten(Option<String>),
-    /// The environment exists.
-    Installed(Box<Resolved>),
-    /// The environment can be installed.
+enum Checked {
+    /// How it is started.
+    Known(Launching),
+    /// Its environment can be installed.
     Missing(Box<InstallRequest>),
-    /// The server is locked, but its environment is not available.
-    Refused(String),
+}
+
+/// Without its environment, a server runs as written, unless its packages are locked.
+fn without_environment(locked: bool, why: String) -> Launching {
+    if locked {
+        Launching::Refused(why.into())
+    } else {
+        Launching::AsWritten(Some(why.into()))
+    }
 }
 
 impl Installer {
     /// Checks the server's command line and the disk. The second value is a warning. Blocks on files.
-    pub(super) fn look(&self, spec: &ServerSpec, locks: &Lock) -> (Look, Option<String>) {
+    fn check(&self, spec: &ServerSpec, locks: &Lock) -> (Checked, Option<String>) {
         let file = locks.as_ref().ok().and_then(Option::as_ref);
+        let known = |state| (Checked::Known(state), None);
         let asked = match (self.asked(spec, file), locks) {
-            (Err(why), _) => return (Look::AsWritten(why), None),
-            (Ok(asked), Err(why)) if asked.lockable => return (Look::Refused(why.clone()), None),
+            (Err(why), _) => return known(Launching::AsWritten(why.map(Into::into))),
+            (Ok(asked), Err(why)) if asked.lockable => {
+                return known(Launching::Refused(why.as_str().into()));
+            }
             (Ok(asked), _) => asked,
         };
         if let What::Interpreter(target) = &asked.wanted.what {
             let found = as_it_is(&asked.command, target);
-            return (Look::Installed(Box::new(found)), None);
+            return known(Launching::Installed(Arc::new(found)));
         }
         let warning = asked.warning.clone();
         if let Err(why) = self.folder.is_ours() {
-            let look = if asked.locked {
-                Look::Refused(why)
-            } else {
-                Look::AsWritten(Some(why))
-            };
-            return (look, warning);
+            let state = without_environment(asked.locked, why);
+            return (Checked::Known(state), warning);
         }
         let command = asked.chosen_for();
         let mut pins = self.pins.lock();
@@ -362,46 +376,41 @@ impl Installer {
         drop(pins);
         let pin = asked.pin.as_ref();
         let there = pin.and_then(|pin| self.folder.environment(pin));
-        let look = match there.map(|(folder, record)| resolve(&asked, &folder, &record)) {
-            Some(Ok(resolved)) => Look::Installed(Box::new(resolved)),
-            Some(Err(why)) if asked.locked => Look::Refused(why),
-            Some(Err(why)) => Look::AsWritten(Some(why)),
-            None => Look::Missing(Box::new(asked)),
+        let checked = match there.map(|(folder, record)| resolve(&asked, &folder, &record)) {
+            Some(Ok(resolved)) => Checked::Known(Launching::Installed(Arc::new(resolved))),
+            Some(Err(why)) => Checked::Known(without_environment(asked.locked, why)),
+            None => Checked::Missing(Box::new(asked)),
         };
-        (look, warning)
+        (checked, warning)
     }
 
     /// Sets how the server is started from now on.
-    pub(super) fn settle(self: &Arc<Self>, spec: &Arc<ServerSpec>, look: Look) {
-        let before = self.launches().state_of(spec);
-        let state = match look {
-            Look::AsWritten(why) => Launching::AsWritten(why.map(Into::into)),
-            Look::Refused(why) => {
-                tracing::error!(
-                    server = %spec.name,
-                    error = %why,
-                    "the locked version of a server cannot be started"
-                );
-                Launching::Refused(why.into())
+    fn apply(self: &Arc<Self>, spec: &Arc<ServerSpec>, checked: Checked) {
+        let state = match checked {
+            Checked::Known(Launching::Installed(resolved)) => {
+                return self.installed(spec, resolved);
             }
-            Look::Installed(resolved) => {
-                self.installed(spec, *resolved);
-                return;
+            Checked::Known(state) => state,
+            Checked::Missing(asked) if asked.locked || self.settings.in_background => {
+                return self.install_in_background(spec, *asked);
             }
-            Look::Missing(asked) if asked.locked || self.settings.in_background => {
-                self.behind(spec, *asked, &before);
-                return;
-            }
-            Look::Missing(_) => {
+            Checked::Missing(_) => {
                 let why = "not installed yet: run `mcpo-bridge install`";
                 Launching::AsWritten(Some(why.into()))
             }
         };
+        if let Launching::Refused(why) = &state {
+            tracing::error!(
+                server = %spec.name,
+                error = %why,
+                "the locked version of a server cannot be started"
+            );
+        }
         self.running.lock().remove(&spec.name);
         self.launches().set(spec, state);
     }
 
-    fn installed(&self, spec: &ServerSpec, resolved: Resolved) {
+    fn installed(&self, spec: &ServerSpec, resolved: Arc<Resolved>) {
         let before = self.launches().state_of(spec);
         let same = matches!(&before, Launching::Installed(before)
             if before.identity == resolved.identity && before.locked == resolved.locked);
@@ -415,15 +424,15 @@ impl Installer {
                 "using the installed environment"
             );
         }
-        self.launches()
-            .set(spec, Launching::Installed(Arc::new(resolved)));
+        self.launches().set(spec, Launching::Installed(resolved));
         if let Some(changed) = self.changed.get() {
             changed(&spec.name);
         }
     }
 
     /// Installs in the background, unless the same installation is already running.
-    fn behind(self: &Arc<Self>, spec: &Arc<ServerSpec>, asked: InstallRequest, before: &Launching) {
+    fn install_in_background(self: &Arc<Self>, spec: &Arc<ServerSpec>, asked: InstallRequest) {
+        let before = self.launches().state_of(spec);
         let pin = asked.pin.as_ref().map(Pin::digest).unwrap_or_default();
         let of = format!("{:?} {} {pin}", spec.version(), asked.digest);
         let mut running = self.running.lock();
@@ -456,32 +465,27 @@ impl Installer {
                     if !asked.locked {
                         self.remember(&asked, &pin);
                     }
-                    self.installed(&spec, resolved);
-                    return;
+                    return self.installed(&spec, Arc::new(resolved));
                 }
                 Err(why) => why,
             };
             // The output of a package manager, without passwords.
             let error = why.lines().next().unwrap_or_default();
-            if asked.locked {
-                tracing::error!(
-                    server = %spec.name,
-                    error,
-                    retry_in = ?pause,
-                    "locked packages cannot be installed"
-                );
-                let why = format!("locked packages cannot be installed: {why}");
-                self.launches().set(&spec, Launching::Refused(why.into()));
+            let (server, retry_in) = (&spec.name, pause);
+            let why = if asked.locked {
+                tracing::error!(%server, error, ?retry_in, "locked packages cannot be installed");
+                format!("locked packages cannot be installed: {why}")
             } else {
                 tracing::warn!(
-                    server = %spec.name,
+                    %server,
                     error,
-                    retry_in = ?pause,
+                    ?retry_in,
                     "packages cannot be installed; the server uses its own command line"
                 );
-                self.launches()
-                    .set(&spec, Launching::AsWritten(Some(why.into())));
-            }
+                why
+            };
+            let state = without_environment(asked.locked, why);
+            self.launches().set(&spec, state);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -492,20 +496,11 @@ impl Installer {
 fn as_it_is(command: &CommandSpec, target: &Target) -> Resolved {
     Resolved {
         program: command.program.clone(),
-        args: Vec::new(),
-        rest: 0,
-        env: Vec::new(),
-        path: None,
         kind: Kind::Python {
             interpreter: PathBuf::from(&command.program),
             target: Some(target.clone()),
         },
-        identity: None,
-        main: None,
-        locked: false,
-        folder: None,
-        sources: Sources::default(),
-        proven: false.into(),
+        ..Resolved::default()
     }
 }
 

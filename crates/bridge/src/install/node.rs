@@ -2,12 +2,12 @@
 
 use std::{fs, path::Path};
 
-use bridge_process::launch::{Kind, NodeSet, Resolved, Sources};
+use bridge_process::launch::{Kind, NodeSet, Resolved};
 use serde_json::{Map, Value, json};
 
 use super::{
     folder::{Failed, Record, Work},
-    pin::{Packages, Pin, platform, wanted_node},
+    pin::{Packages, Pin},
 };
 
 /// No prompts and reports; no registry URL in the lock data.
@@ -19,8 +19,8 @@ const QUIET: [&str; 4] = [
 ];
 
 /// Chooses versions. npm does so by installing them.
-pub async fn choose(set: &NodeSet, work: &Work<'_>, anew: bool) -> Result<Pin, Failed> {
-    write(&work.stage.join("package.json"), &json!({"private": true}))?;
+pub async fn choose(set: &NodeSet, work: &Work<'_>, anew: bool) -> Result<Packages, Failed> {
+    write(work, "package.json", &json!({"private": true}))?;
     let mut args = vec!["install".to_owned()];
     args.extend(QUIET.map(str::to_owned));
     if anew {
@@ -30,43 +30,30 @@ pub async fn choose(set: &NodeSet, work: &Work<'_>, anew: bool) -> Result<Pin, F
     args.push("--".to_owned());
     args.extend(set.packages.iter().cloned());
     work.run_in(&set.npm, args, work.stage).await?;
-    Ok(Pin {
-        wanted: wanted_node(set),
-        platform: platform(),
-        packages: Packages::Node {
-            package_lock: read(&work.stage.join("package-lock.json"))?,
-        },
-    })
+    let package_lock = read(&work.stage.join("package-lock.json"))?;
+    Ok(Packages::Node { package_lock })
 }
 
 /// Installs the versions of `pin`, unless choosing them has installed them already.
-pub async fn install(set: &NodeSet, pin: &Pin, work: &Work<'_>) -> Result<Record, Failed> {
+pub async fn install(set: &NodeSet, pin: &Pin, work: &Work<'_>) -> Result<(), Failed> {
     let Packages::Node { package_lock } = &pin.packages else {
         return Err("its entry in the lock file contains Python packages".to_owned());
     };
     if !work.stage.join("node_modules").exists() {
         let asked = &package_lock["packages"][""]["dependencies"];
         let package = json!({"private": true, "dependencies": asked});
-        write(&work.stage.join("package.json"), &package)?;
-        write(&work.stage.join("package-lock.json"), package_lock)?;
+        write(work, "package.json", &package)?;
+        write(work, "package-lock.json", package_lock)?;
         let mut args = vec!["ci".to_owned()];
         args.extend(QUIET.map(str::to_owned));
         args.extend(set.fetching.iter().cloned());
         work.run_in(&set.npm, args, work.stage).await?;
     }
-    Ok(Record {
-        pin: pin.clone(),
-        scripts: std::collections::BTreeMap::new(),
-    })
+    Ok(())
 }
 
 /// How the program is started; the error is the reason why it cannot be.
-pub fn resolve(
-    set: &NodeSet,
-    folder: &Path,
-    record: &Record,
-    rest: usize,
-) -> Result<Resolved, Failed> {
+pub fn resolve(set: &NodeSet, folder: &Path, record: &Record) -> Result<Resolved, Failed> {
     let modules = folder.join("node_modules");
     let name = match &set.bin {
         Some(name) => name.clone(),
@@ -88,16 +75,11 @@ pub fn resolve(
     Ok(Resolved {
         program,
         args,
-        rest,
-        env: Vec::new(),
         path: Some(bin),
         kind,
         identity: Some(format!("{} {name}", record.pin.digest())),
         main,
-        locked: false,
-        folder: Some(folder.to_owned()),
-        sources: Sources::default(),
-        proven: false.into(),
+        ..Resolved::default()
     })
 }
 
@@ -133,9 +115,8 @@ fn read(path: &Path) -> Result<Value, Failed> {
     serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn write(path: &Path, value: &Value) -> Result<(), Failed> {
-    let written = fs::write(path, format!("{value:#}\n"));
-    written.map_err(|error| format!("cannot write {}: {error}", path.display()))
+fn write(work: &Work<'_>, name: &str, value: &Value) -> Result<(), Failed> {
+    work.write(name, &format!("{value:#}\n")).map(drop)
 }
 
 #[cfg(test)]

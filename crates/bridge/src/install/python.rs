@@ -11,7 +11,7 @@ use bridge_process::launch::{Kind, PythonSet, Resolved, Run, Sources, Target};
 
 use super::{
     folder::{Failed, Record, Work},
-    pin::{Packages, Pin, platform, wanted_python},
+    pin::{Packages, Pin, wanted_python},
 };
 
 /// uv's settings for the whole machine. uv reads settings for tools from this file and from the user's
@@ -19,10 +19,9 @@ use super::{
 const SYSTEM_CONFIG: &str = "/etc/uv/uv.toml";
 
 /// Chooses versions. `anew` asks the index again instead of using the cache.
-pub async fn choose(set: &PythonSet, work: &Work<'_>, anew: bool) -> Result<Pin, Failed> {
+pub async fn choose(set: &PythonSet, work: &Work<'_>, anew: bool) -> Result<Packages, Failed> {
     let venv = make_venv(set, None, work).await?;
-    let asked = work.stage.join("requirements.in");
-    write(&asked, &set.requirements)?;
+    let asked = work.write("requirements.in", &lines(&set.requirements))?;
     let mut args = words(["pip", "compile", "--quiet", "--no-header", "--no-annotate"]);
     args.push("--generate-hashes".to_owned());
     args.extend(["--python".to_owned(), text(&venv.join("bin/python"))]);
@@ -35,18 +34,18 @@ pub async fn choose(set: &PythonSet, work: &Work<'_>, anew: bool) -> Result<Pin,
     args.push(text(&asked));
     args.extend(set.script.as_deref().map(text));
     let compiled = work.run(&set.uv, args).await?;
-    Ok(Pin {
-        wanted: wanted_python(set),
-        platform: platform(),
-        packages: Packages::Python {
-            python: version(&venv)?,
-            requirements: requirements(&compiled),
-        },
+    Ok(Packages::Python {
+        python: version(&venv)?,
+        requirements: requirements(&compiled),
     })
 }
 
-/// Installs the versions of `pin`.
-pub async fn install(set: &PythonSet, pin: &Pin, work: &Work<'_>) -> Result<Record, Failed> {
+/// Installs the versions of `pin`; returns the console scripts of all packages: `name → module:function`.
+pub async fn install(
+    set: &PythonSet,
+    pin: &Pin,
+    work: &Work<'_>,
+) -> Result<BTreeMap<String, String>, Failed> {
     let Packages::Python {
         python,
         requirements,
@@ -55,8 +54,7 @@ pub async fn install(set: &PythonSet, pin: &Pin, work: &Work<'_>) -> Result<Reco
         return Err("its entry in the lock file contains npm packages".to_owned());
     };
     let venv = make_venv(set, Some(python), work).await?;
-    let list = work.stage.join("requirements.txt");
-    write(&list, requirements)?;
+    let list = work.write("requirements.txt", &lines(requirements))?;
     let mut args = words(["pip", "sync", "--quiet", "--allow-empty-requirements"]);
     // Local folders have no hash. uv verifies every hash that is given, also without the flag.
     if requirements.iter().all(|line| line.contains("--hash=")) {
@@ -68,19 +66,11 @@ pub async fn install(set: &PythonSet, pin: &Pin, work: &Work<'_>) -> Result<Reco
     args.extend(settings(work));
     args.push(text(&list));
     work.run(&set.uv, args).await?;
-    Ok(Record {
-        pin: pin.clone(),
-        scripts: console_scripts(&venv),
-    })
+    Ok(console_scripts(&venv))
 }
 
 /// How the environment's program is started; the error is the reason why it cannot be.
-pub fn resolve(
-    set: &PythonSet,
-    folder: &Path,
-    record: &Record,
-    rest: usize,
-) -> Result<Resolved, Failed> {
+pub fn resolve(set: &PythonSet, folder: &Path, record: &Record) -> Result<Resolved, Failed> {
     let venv = folder.join("venv");
     let bin = venv.join("bin");
     let python = bin.join("python");
@@ -120,8 +110,6 @@ pub fn resolve(
     Ok(Resolved {
         program,
         args,
-        rest,
-        env: Vec::new(),
         path: Some(bin),
         kind: Kind::Python {
             interpreter: python,
@@ -134,10 +122,8 @@ pub fn resolve(
             wanted_python(set)
         )),
         main: main(set, &record.pin),
-        locked: false,
-        folder: Some(folder.to_owned()),
         sources: Sources::read(set.sources.iter().cloned()),
-        proven: false.into(),
+        ..Resolved::default()
     })
 }
 
@@ -199,9 +185,8 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn write(path: &Path, lines: &[String]) -> Result<(), Failed> {
-    let written = fs::write(path, lines.join("\n") + "\n");
-    written.map_err(|error| format!("cannot write {}: {error}", path.display()))
+fn lines(list: &[String]) -> String {
+    list.join("\n") + "\n"
 }
 
 /// The minor version: `3.11` for `3.11.2`.

@@ -12,7 +12,7 @@ use super::launcher::Target;
 use crate::spec::CommandSpec;
 
 /// How to start a server without its launcher.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Resolved {
     /// The program: a path, or a name to find in PATH.
     pub program: String,
@@ -42,7 +42,7 @@ pub struct Resolved {
 }
 
 /// The kind of code that a command runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Kind {
     /// Python code.
     Python {
@@ -54,6 +54,7 @@ pub enum Kind {
     /// JavaScript for Node.
     Node,
     /// Something else.
+    #[default]
     Other,
 }
 
