@@ -21,7 +21,7 @@ use crate::{
     app::App,
     call::{Answer, Call, CallError, Link, rpc_words},
     catalog::Offer,
-    config::{Loaded, ServerSpec, Settings},
+    config::ServerSpec,
     session::WorkspaceAddress,
     telemetry::RequestId,
 };
@@ -74,13 +74,16 @@ pub fn run(args: CallArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let given = given_arguments(args.arg, args.json.as_deref())?;
     let caller = caller(args.user, args.chat)?;
     let (settings, _log, config) = load(settings, Some(&args.server))?;
-    let call = ToolCall {
-        caller,
-        tool: args.tool,
-        given,
-        format: args.format,
-    };
-    block_on(call.run(settings, config))
+    block_on(async {
+        let local = Local::new(settings, config)?;
+        let done = until_signal(call(&local, caller, &args.tool, given)).await;
+        let printed = done.and_then(|answer| {
+            let (answer, offer) = answer?;
+            print_answer(&answer, &offer.spec, &local.app, args.format)
+        });
+        local.end().await;
+        printed
+    })
 }
 
 fn caller(user: Option<String>, chat: Option<String>) -> Result<Caller, Failure> {
@@ -100,55 +103,32 @@ fn caller(user: Option<String>, chat: Option<String>) -> Result<Caller, Failure>
     })
 }
 
-struct ToolCall {
+/// Calls the tool of the only server.
+async fn call(
+    local: &Local,
     caller: Caller,
-    tool: String,
+    tool: &str,
     given: RawJson,
-    format: Format,
-}
-
-impl ToolCall {
-    /// `config` contains only this server.
-    async fn run(self, settings: Settings, config: Loaded) -> Result<(), Failure> {
-        let local = Local::new(settings, config)?;
-        let done = until_signal(self.call(&local)).await;
-        let printed = done.and_then(|answer| {
-            let (answer, offer) = answer?;
-            print_answer(&answer, &offer.spec, &local.app, self.format)
-        });
-        local.end().await;
-        printed
+) -> Result<(Answer, Arc<Offer>), Failure> {
+    let app = &local.app;
+    let offer = offer(local).await?;
+    let server = &offer.spec.name;
+    if !offer.may_call(tool) {
+        let names = offer.tools().map(|tool| &*tool.name);
+        let names = names.collect::<Vec<_>>().join(", ");
+        return Err(Failure::usage(format!(
+            "server '{server}' has no tool '{tool}'; it has: {names}"
+        )));
     }
-
-    async fn call(&self, local: &Local) -> Result<(Answer, Arc<Offer>), Failure> {
-        let app = &local.app;
-        let offer = offer(local).await?;
-        let server = &offer.spec.name;
-        if !offer.may_call(&self.tool) {
-            let names = offer.tools().map(|tool| &*tool.name);
-            let names = names.collect::<Vec<_>>().join(", ");
-            return Err(Failure::usage(format!(
-                "server '{server}' has no tool '{}'; it has: {names}",
-                self.tool
-            )));
-        }
-        let deadline = Instant::now() + offer.spec.timeout;
-        let checked = offer.check_until(&self.tool, self.given.clone(), deadline);
-        let unfit = |unfit| refused_arguments(server.as_str(), &self.tool, unfit);
-        let arguments = checked.await.map_err(unfit)?;
-        let address = WorkspaceAddress::for_caller(&self.caller, &offer.spec);
-        let address = address.ok_or_else(|| Failure::failed(CallError::UnknownSession))?;
-        let call = Call::of_tool(
-            self.caller.clone(),
-            offer.spec.clone(),
-            address,
-            &self.tool,
-            arguments,
-            &RequestId::random(),
-        );
-        let answer = app.engine.run(call).await;
-        Ok((answer.map_err(|error| failure(&error))?, offer))
-    }
+    let deadline = Instant::now() + offer.spec.timeout;
+    let checked = offer.check_until(tool, given, deadline).await;
+    let arguments = checked.map_err(|unfit| refused_arguments(server.as_str(), tool, unfit))?;
+    let address = WorkspaceAddress::for_caller(&caller, &offer.spec);
+    let address = address.ok_or_else(|| Failure::failed(CallError::UnknownSession))?;
+    let (spec, request_id) = (offer.spec.clone(), RequestId::random());
+    let call = Call::of_tool(caller, spec, address, tool, arguments, &request_id);
+    let answer = app.engine.run(call).await;
+    Ok((answer.map_err(|error| failure(&error))?, offer))
 }
 
 /// The offer of the only server.
