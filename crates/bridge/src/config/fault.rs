@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// A JSON path (`mcpServers.excel.idle_timeout`) or a flag and its variable
-    /// (`--port / MCPO_PORT`); empty for the whole file.
+    /// (`--port / MCPO_PORT`); empty for the whole file, and until [`Fault::at`] sets it.
     #[serde(rename = "place")]
     pub location: String,
     /// The invalid value as JSON or text, if it may be shown.
@@ -33,6 +33,12 @@ impl Fault {
             problem: problem.into(),
             fix: fix.into(),
         }
+    }
+
+    /// The same error at this location.
+    #[must_use]
+    pub fn at(self, location: String) -> Self {
+        Self { location, ..self }
     }
 
     /// Adds the value; only for values that cannot contain secrets. Long ones are truncated.

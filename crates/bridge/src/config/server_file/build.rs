@@ -13,7 +13,7 @@ use url::Url;
 use super::{
     Path,
     interpolate::{Lookup, interpolate},
-    schema::{BeforeEndEntry, ForwardingEntry, ServerEntry, nearest},
+    schema::{BeforeEndEntry, ForwardingEntry, ServerEntry, elsewhere, nearest, normalise},
 };
 use crate::config::{
     BeforeEnd, Fault, HeaderForwarding, Mode, Remembered, ServerSpec, Settings, Transport,
@@ -31,27 +31,37 @@ pub(super) struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Builds the spec of one server whose keys are normalised. `well_shaped`: the schema found no error in
-    /// it; otherwise only errors that are independent of that are added.
+    /// Builds the spec of one server. `well_shaped`: the schema found no error in it; otherwise only errors that
+    /// are independent of that are added.
     pub(super) fn server(
         &mut self,
-        name: &ServerName,
+        name: &str,
         mut keys: Map<String, Value>,
+        path: &Path,
+        known: &[&str],
         well_shaped: bool,
     ) -> Option<ServerSpec> {
-        let path = Path::server(name.as_str());
+        self.faults.extend(normalise(&mut keys, path));
+        self.warn_of_keys(name, &keys, path, known);
+        let name = match name.parse::<ServerName>() {
+            Ok(name) => name,
+            Err(error) => {
+                self.fault(path.clone(), "not a valid server name", error.to_string());
+                return None;
+            }
+        };
         let before = self.faults.len();
-        self.check_transport(&keys, &path);
-        self.interpolate(&mut keys, &path);
+        self.check_transport(&keys, path);
+        self.interpolate(&mut keys, path);
         if !well_shaped || self.faults.len() > before {
             return None;
         }
         match serde_json::from_value(Value::Object(keys)) {
-            Ok(entry) => self.spec(name.clone(), entry, &path),
+            Ok(entry) => self.spec(name, entry, path),
             Err(error) => {
                 // The error contains no secret: only numbers such as 2.0 pass the schema and not the type.
                 let fix = "write whole numbers without a decimal point";
-                self.faults.push(Fault::new(path, error.to_string(), fix));
+                self.fault(path.clone(), error.to_string(), fix);
                 None
             }
         }
@@ -76,8 +86,7 @@ impl Builder<'_> {
             }
             (false, false) => {
                 let meant = |key: &str| {
-                    let url =
-                        super::schema::elsewhere(key).is_some_and(|what| what.ends_with(" url"));
+                    let url = elsewhere(key).is_some_and(|what| what.ends_with(" url"));
                     let near = || nearest(key, ["command", "url"].into_iter());
                     url.then_some("url").or_else(near)
                 };
@@ -129,11 +138,9 @@ impl Builder<'_> {
                     }
                     *text = done.text;
                 }
-                Err(unresolved) => {
-                    for fault in unresolved {
-                        self.fault(path.clone(), fault.problem, fault.fix);
-                    }
-                }
+                Err(faults) => self
+                    .faults
+                    .extend(faults.into_iter().map(|fault| fault.at(path.to_string()))),
             },
             Value::Array(list) => {
                 for (index, item) in list.iter_mut().enumerate() {

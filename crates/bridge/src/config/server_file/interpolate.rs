@@ -10,20 +10,13 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::Path;
-use crate::config::read_bounded;
+use crate::config::{Fault, read_bounded};
 
 /// Secrets are short; a larger file is a mistake, such as a device without an end.
 const LARGEST_FILE: u64 = 1024 * 1024;
 
 /// Looks a variable up.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// Why a reference cannot be resolved: contains names, never values.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Unresolved {
-    pub problem: String,
-    pub fix: String,
-}
 
 /// The result of replacing the references in a string.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,8 +26,9 @@ pub(super) struct Text {
     pub secret: bool,
 }
 
-/// Replaces the references in `text`; reports all errors.
-pub(super) fn interpolate(text: &str, lookup: Lookup) -> Result<Text, Vec<Unresolved>> {
+/// Replaces the references in `text`; reports all errors, without their location. They contain names, never
+/// values.
+pub(super) fn interpolate(text: &str, lookup: Lookup) -> Result<Text, Vec<Fault>> {
     let mut out = String::with_capacity(text.len());
     let mut faults = Vec::new();
     let mut secret = false;
@@ -50,10 +44,8 @@ pub(super) fn interpolate(text: &str, lookup: Lookup) -> Result<Text, Vec<Unreso
         }
         out.push_str(before);
         let Some((reference, after)) = inner.split_once('}') else {
-            faults.push(Unresolved {
-                problem: "\"${\" without \"}\"".into(),
-                fix: "add the \"}\", or write $${ for a literal ${".into(),
-            });
+            let fix = "add the \"}\", or write $${ for a literal ${";
+            faults.push(Fault::new("", "\"${\" without \"}\"", fix));
             break;
         };
         match resolve(reference, lookup) {
@@ -71,7 +63,7 @@ pub(super) fn interpolate(text: &str, lookup: Lookup) -> Result<Text, Vec<Unreso
     }
 }
 
-fn resolve(reference: &str, lookup: Lookup) -> Result<String, Unresolved> {
+fn resolve(reference: &str, lookup: Lookup) -> Result<String, Fault> {
     if let Some(path) = reference.strip_prefix("file:") {
         return read(path);
     }
@@ -80,24 +72,24 @@ fn resolve(reference: &str, lookup: Lookup) -> Result<String, Unresolved> {
         None => (reference, None),
     };
     if !is_variable(name) {
-        return Err(Unresolved {
-            problem: "invalid reference; expected ${VAR}, ${VAR:-default} or ${file:PATH}".into(),
-            fix: "use one of these forms, or $${ for a literal ${".into(),
-        });
+        let problem = "invalid reference; expected ${VAR}, ${VAR:-default} or ${file:PATH}";
+        let fix = "use one of these forms, or $${ for a literal ${";
+        return Err(Fault::new("", problem, fix));
     }
     match (lookup(name), default) {
         // As in a shell, `:-` treats an empty variable as unset.
         (Some(value), Some(default)) if value.is_empty() => Ok(default.into()),
         (Some(value), _) => Ok(value),
         (None, Some(default)) => Ok(default.into()),
-        (None, None) => Err(Unresolved {
-            problem: format!("the variable {name} is not set"),
-            fix: format!("set {name} in the bridge's environment, or write ${{{name}:-default}}"),
-        }),
+        (None, None) => Err(Fault::new(
+            "",
+            format!("the variable {name} is not set"),
+            format!("set {name} in the bridge's environment, or write ${{{name}:-default}}"),
+        )),
     }
 }
 
-fn read(path: &str) -> Result<String, Unresolved> {
+fn read(path: &str) -> Result<String, Fault> {
     let problem =
         match read_bounded(std::path::Path::new(path), LARGEST_FILE).map(String::from_utf8) {
             Err(error) => format!("cannot read the file {path}: {error}"),
@@ -112,10 +104,8 @@ fn read(path: &str) -> Result<String, Unresolved> {
                 format!("the file {path} is empty")
             }
         };
-    Err(Unresolved {
-        problem,
-        fix: "mount a readable text file that contains the value".into(),
-    })
+    let fix = "mount a readable text file that contains the value";
+    Err(Fault::new("", problem, fix))
 }
 
 fn is_variable(name: &str) -> bool {

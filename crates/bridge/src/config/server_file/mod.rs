@@ -120,19 +120,9 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
         !root && !disabled.iter().any(off)
     });
     faults.extend(shape);
-    let Value::Object(root) = document else {
+    let Value::Object(mut root) = document else {
         return Err(faults);
     };
-    build(root, &disabled, faults, settings, lookup)
-}
-
-fn build(
-    mut root: Map<String, Value>,
-    disabled: &BTreeSet<String>,
-    faults: Vec<Fault>,
-    settings: &Settings,
-    lookup: Lookup,
-) -> Result<Loaded, Vec<Fault>> {
     let mut warnings = schema::unknown(&root, &Path::root(), &["mcpServers"]);
     let Some(Value::Object(entries)) = root.shift_remove("mcpServers") else {
         return Err(faults);
@@ -151,79 +141,29 @@ fn build(
     };
     // An entry with its name replaces it, even a disabled one.
     let own = settings.files.server && settings.stateful.enabled && !entries.contains_key(FILES);
-    let mut servers = IndexMap::new();
+    let mut specs = Vec::new();
     for (name, entry) in entries {
         let Value::Object(keys) = entry else { continue };
         if disabled.contains(&name) {
             continue;
         }
-        if let Some(spec) = server(&mut builder, &name, keys, &misshapen, &known) {
-            servers.insert(spec.name.clone(), Arc::new(spec));
-        }
+        let path = Path::server(&name);
+        let well_shaped = !misshapen.iter().any(|location| path.holds(location));
+        specs.extend(builder.server(&name, keys, &path, &known, well_shaped));
     }
     if own && let Ok(name) = FILES.parse::<ServerName>() {
-        let spec = builder.spec(name, files_server(settings), &Path::server(FILES));
-        servers.extend(spec.map(|spec| (spec.name.clone(), Arc::new(spec))));
+        specs.extend(builder.spec(name, files_server(settings), &Path::server(FILES)));
     }
     if !builder.faults.is_empty() {
         return Err(builder.faults);
     }
+    let servers = specs.into_iter();
     Ok(Loaded {
-        servers,
+        servers: servers
+            .map(|spec| (spec.name.clone(), Arc::new(spec)))
+            .collect(),
         warnings: builder.warnings,
     })
-}
-
-fn server(
-    builder: &mut Builder,
-    name: &str,
-    mut keys: Map<String, Value>,
-    misshapen: &[String],
-    known: &[&str],
-) -> Option<ServerSpec> {
-    let path = Path::server(name);
-    let well_shaped = !misshapen.iter().any(|location| path.holds(location));
-    let double = schema::normalise(&mut keys, &path);
-    builder.faults.extend(double);
-    warn(builder, name, &keys, &path, known);
-    match name.parse() {
-        Ok(name) => builder.server(&name, keys, well_shaped),
-        Err(error) => {
-            builder.fault(path, "not a valid server name", error.to_string());
-            None
-        }
-    }
-}
-
-fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Path, known: &[&str]) {
-    let unknown = schema::unknown(keys, path, known);
-    builder.warnings.extend(unknown);
-    let nested: [(&str, &[&str]); 3] = [
-        ("allow", &["users", "groups", "roles", "keys"]),
-        ("before_end", &["tool", "arguments"]),
-        (
-            "client_header_forwarding",
-            &["enabled", "whitelist", "blacklist", "debug_headers"],
-        ),
-    ];
-    for (key, names) in nested {
-        if let Some(Value::Object(inner)) = keys.get(key) {
-            let unknown = schema::unknown(inner, &path.key(key), names);
-            builder.warnings.extend(unknown);
-        }
-    }
-    let oauth = keys.get("oauth");
-    if oauth.is_some_and(|value| value["enabled"] != false) {
-        let why = "ignored because the bridge does not support OAuth: add a token to headers, such as \
-                   \"Authorization\": \"Bearer ${file:/run/secrets/TOKEN}\"";
-        builder.warn(&path.key("oauth"), why);
-    }
-    let first = name.split('/').next().unwrap_or_default();
-    if RESERVED_NAMES.contains(&first) {
-        let why =
-            format!("served only under /mcpo/{name} because /{first} is a path of the bridge");
-        builder.warn(path, why);
-    }
 }
 
 /// Names of disabled servers: their entries are not validated.
@@ -271,9 +211,41 @@ fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
     Some(Fault::new("mcpServers", "missing key", fix))
 }
 
-// Access to a server, and what the server receives about its users.
+// Checks of one server: its keys, access to it, and what it receives about its users.
 
 impl Builder<'_> {
+    /// Warns about keys without effect, and about a name that is a path of the bridge.
+    fn warn_of_keys(&mut self, name: &str, keys: &Map<String, Value>, path: &Path, known: &[&str]) {
+        let unknown = schema::unknown(keys, path, known);
+        self.warnings.extend(unknown);
+        let nested: [(&str, &[&str]); 3] = [
+            ("allow", &["users", "groups", "roles", "keys"]),
+            ("before_end", &["tool", "arguments"]),
+            (
+                "client_header_forwarding",
+                &["enabled", "whitelist", "blacklist", "debug_headers"],
+            ),
+        ];
+        for (key, names) in nested {
+            if let Some(Value::Object(inner)) = keys.get(key) {
+                let unknown = schema::unknown(inner, &path.key(key), names);
+                self.warnings.extend(unknown);
+            }
+        }
+        let oauth = keys.get("oauth");
+        if oauth.is_some_and(|value| value["enabled"] != false) {
+            let why = "ignored because the bridge does not support OAuth: add a token to headers, such as \
+                       \"Authorization\": \"Bearer ${file:/run/secrets/TOKEN}\"";
+            self.warn(&path.key("oauth"), why);
+        }
+        let first = name.split('/').next().unwrap_or_default();
+        if RESERVED_NAMES.contains(&first) {
+            let why =
+                format!("served only under /mcpo/{name} because /{first} is a path of the bridge");
+            self.warn(path, why);
+        }
+    }
+
     /// Builds `allow`; an error if all lists are empty.
     fn allow(&mut self, entry: AllowEntry, path: &Path) -> Option<Allow> {
         let path = path.key("allow");

@@ -13,30 +13,21 @@ use ipnet::IpNet;
 use url::Url;
 
 use super::{Limits, Listen, Secret};
-use crate::config::{BaseUrl, InvalidBaseUrl, KeyRing};
+use crate::config::{BaseUrl, Fault, InvalidBaseUrl, KeyRing};
 
-/// Why a text is invalid: the problem and the remedy.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Bad {
-    pub problem: String,
-    pub fix: String,
+/// Why a text is invalid; the reader of the setting adds the location.
+fn bad<T>(problem: impl Into<String>, fix: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault::new("", problem, fix))
 }
 
-fn bad<T>(problem: impl Into<String>, fix: impl Into<String>) -> Result<T, Bad> {
-    Err(Bad {
-        problem: problem.into(),
-        fix: fix.into(),
-    })
-}
-
-pub(super) fn path(text: &str) -> Result<PathBuf, Bad> {
+pub(super) fn path(text: &str) -> Result<PathBuf, Fault> {
     if text.contains('\0') {
         return bad("not a path", "remove the NUL character");
     }
     Ok(PathBuf::from(text))
 }
 
-pub(super) fn boolean(text: &str) -> Result<bool, Bad> {
+pub(super) fn boolean(text: &str) -> Result<bool, Fault> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
@@ -47,21 +38,22 @@ pub(super) fn boolean(text: &str) -> Result<bool, Bad> {
 /// Accepts one of several words, case-insensitively.
 pub(super) fn choice<T: Copy + 'static>(
     words: &'static [(&str, T)],
-) -> impl Fn(&str) -> Result<T, Bad> {
+) -> impl Fn(&str) -> Result<T, Fault> {
     move |text| {
         let mut known = words.iter();
         let found = known.find(|(word, _)| word.eq_ignore_ascii_case(text));
         found.map(|(_, value)| *value).ok_or_else(|| {
             let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            Bad {
-                problem: "unknown value".into(),
-                fix: format!("use one of {}", words.join(", ")),
-            }
+            Fault::new(
+                "",
+                "unknown value",
+                format!("use one of {}", words.join(", ")),
+            )
         })
     }
 }
 
-pub(super) fn key_ring(text: &str) -> Result<KeyRing, Bad> {
+pub(super) fn key_ring(text: &str) -> Result<KeyRing, Fault> {
     let keys = KeyRing::parse(text);
     keys.or_else(|error| {
         bad(
@@ -77,12 +69,12 @@ const DAY: u32 = 86_400;
 const TEN_YEARS: u32 = 3650 * DAY;
 
 /// More than zero, at most a day.
-pub(super) fn timeout(text: &str) -> Result<Duration, Bad> {
+pub(super) fn timeout(text: &str) -> Result<Duration, Fault> {
     seconds(text, false, DAY)
 }
 
 /// Two seconds to a day: a bridge that is only busy must not count as dead.
-pub(super) fn lease(text: &str) -> Result<Duration, Bad> {
+pub(super) fn lease(text: &str) -> Result<Duration, Fault> {
     match seconds(text, false, DAY)? {
         time if time >= Duration::from_secs(2) => Ok(time),
         _ => bad("out of range", "write a number of seconds, 2 or more"),
@@ -90,21 +82,21 @@ pub(super) fn lease(text: &str) -> Result<Duration, Bad> {
 }
 
 /// Zero to a day.
-pub(super) fn grace(text: &str) -> Result<Duration, Bad> {
+pub(super) fn grace(text: &str) -> Result<Duration, Fault> {
     seconds(text, true, DAY)
 }
 
 /// More than zero, at most ten years.
-pub(super) fn lifetime(text: &str) -> Result<Duration, Bad> {
+pub(super) fn lifetime(text: &str) -> Result<Duration, Fault> {
     seconds(text, false, TEN_YEARS)
 }
 
 /// Zero to ten years.
-pub(super) fn retention(text: &str) -> Result<Duration, Bad> {
+pub(super) fn retention(text: &str) -> Result<Duration, Fault> {
     seconds(text, true, TEN_YEARS)
 }
 
-fn seconds(text: &str, zero: bool, most: u32) -> Result<Duration, Bad> {
+fn seconds(text: &str, zero: bool, most: u32) -> Result<Duration, Fault> {
     let fix = || {
         let least = if zero { "0 or more" } else { "more than 0" };
         format!("write a number of seconds without a unit, {least} and at most {most}")
@@ -121,7 +113,7 @@ fn seconds(text: &str, zero: bool, most: u32) -> Result<Duration, Bad> {
 }
 
 /// A whole number, at least 1.
-pub(super) fn count(text: &str) -> Result<NonZeroUsize, Bad> {
+pub(super) fn count(text: &str) -> Result<NonZeroUsize, Fault> {
     match text.parse() {
         // Semaphores and vectors have this size; no machine supports more than a million.
         Ok(count) if count <= NonZero::new(1_000_000).unwrap_or(count) => Ok(count),
@@ -130,7 +122,7 @@ pub(super) fn count(text: &str) -> Result<NonZeroUsize, Bad> {
 }
 
 /// Like [`count`], and 0 for none.
-pub(super) fn count_or_none(text: &str) -> Result<usize, Bad> {
+pub(super) fn count_or_none(text: &str) -> Result<usize, Fault> {
     if text == "0" {
         Ok(0)
     } else {
@@ -139,12 +131,12 @@ pub(super) fn count_or_none(text: &str) -> Result<usize, Bad> {
 }
 
 /// Like [`bytes()`], and 0 for no limit.
-pub(super) fn bytes_or_none(text: &str) -> Result<u64, Bad> {
+pub(super) fn bytes_or_none(text: &str) -> Result<u64, Fault> {
     if text == "0" { Ok(0) } else { bytes(text) }
 }
 
 /// A number of bytes, or a number with a unit; more than zero.
-pub(super) fn bytes(text: &str) -> Result<u64, Bad> {
+pub(super) fn bytes(text: &str) -> Result<u64, Fault> {
     const UNITS: [(&str, u64); 9] = [
         ("KIB", 1 << 10),
         ("MIB", 1 << 20),
@@ -189,13 +181,13 @@ fn scaled(number: &str, unit: u64) -> Option<u64> {
         .filter(|size| i64::try_from(*size).is_ok())
 }
 
-pub(super) fn port(text: &str) -> Result<u16, Bad> {
+pub(super) fn port(text: &str) -> Result<u16, Fault> {
     let port = text.parse();
     port.or_else(|_| bad("not a port", "write a number from 0 to 65535"))
 }
 
 /// An address or a name, without port; brackets around IPv6 are removed.
-pub(super) fn host(text: &str) -> Result<String, Bad> {
+pub(super) fn host(text: &str) -> Result<String, Fault> {
     let bare = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'));
@@ -216,7 +208,7 @@ fn is_host_name(text: &str) -> bool {
 }
 
 /// A host with an optional port: `10.0.0.7`, `bridge-1:9000`, `[fd00::7]:9000`
-pub(super) fn peer_address(text: &str) -> Result<PeerAddress, Bad> {
+pub(super) fn peer_address(text: &str) -> Result<PeerAddress, Fault> {
     let whole = host(text);
     let (name, number) = match (whole, text.rsplit_once(':')) {
         (Ok(host), _) => return Ok(PeerAddress { host, port: None }),
@@ -229,7 +221,7 @@ pub(super) fn peer_address(text: &str) -> Result<PeerAddress, Bad> {
     })
 }
 
-pub(super) fn base_url(text: &str) -> Result<BaseUrl, Bad> {
+pub(super) fn base_url(text: &str) -> Result<BaseUrl, Fault> {
     text.parse().or_else(|error: InvalidBaseUrl| {
         bad(
             error.to_string(),
@@ -240,7 +232,7 @@ pub(super) fn base_url(text: &str) -> Result<BaseUrl, Bad> {
 }
 
 /// The URL of another service: without user, query or fragment, which could contain secrets.
-pub(super) fn service_url(text: &str) -> Result<Url, Bad> {
+pub(super) fn service_url(text: &str) -> Result<Url, Fault> {
     let fix = "write a URL such as http://open-webui:8080, without user, query and fragment";
     let Ok(url) = Url::parse(text) else {
         return bad("not a URL", fix);
@@ -254,7 +246,7 @@ pub(super) fn service_url(text: &str) -> Result<Url, Bad> {
 }
 
 /// Empty for `/`, else `/a/b`. As in mcpo, the surrounding slashes are optional.
-pub(super) fn path_prefix(text: &str) -> Result<String, Bad> {
+pub(super) fn path_prefix(text: &str) -> Result<String, Fault> {
     let path = text.trim_end_matches('/');
     let path = if path.is_empty() || path.starts_with('/') {
         path.to_owned()
@@ -276,7 +268,7 @@ pub(super) fn path_prefix(text: &str) -> Result<String, Bad> {
     bad("not a path prefix", fix)
 }
 
-pub(super) fn header_name(text: &str) -> Result<HeaderName, Bad> {
+pub(super) fn header_name(text: &str) -> Result<HeaderName, Fault> {
     let fix = "write letters, digits and hyphens, such as X-OpenWebUI-User-Id";
     text.parse().or_else(|_| bad("not a header name", fix))
 }
@@ -287,7 +279,7 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Addresses and networks; `none` for an empty list.
-pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, Bad> {
+pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, Fault> {
     if text.eq_ignore_ascii_case("none") {
         return Ok(Vec::new());
     }
@@ -301,7 +293,7 @@ pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, Bad> {
 }
 
 /// Host names; a port is removed, because `Host` is compared without it.
-pub(super) fn hosts(text: &str) -> Result<Vec<String>, Bad> {
+pub(super) fn hosts(text: &str) -> Result<Vec<String>, Fault> {
     let one = |item: &str| {
         if item == "*" {
             return Ok(item.to_owned());
@@ -312,17 +304,14 @@ pub(super) fn hosts(text: &str) -> Result<Vec<String>, Bad> {
             }
             _ => item,
         };
-        host(without_port).map_err(|error| Bad {
-            problem: format!("{item} is {}", error.problem),
-            fix: "write host names separated by commas, such as mcpo-bridge,chat.example.com"
-                .into(),
-        })
+        let fix = "write host names separated by commas, such as mcpo-bridge,chat.example.com";
+        host(without_port).or_else(|error| bad(format!("{item} is {}", error.problem), fix))
     };
     items(text).map(one).collect()
 }
 
 /// Origins in the form that browsers send.
-pub(super) fn origins(text: &str) -> Result<Vec<String>, Bad> {
+pub(super) fn origins(text: &str) -> Result<Vec<String>, Fault> {
     let fix = "write scheme, host and port separated by commas, such as https://chat.example.com";
     let one = |item: &str| {
         let origin = Url::parse(item).ok().filter(|url| {

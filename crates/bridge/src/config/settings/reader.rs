@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 
-use super::{Settings, parse::Bad};
+use super::Settings;
 use crate::config::Fault;
 
 /// Declares a section of settings: its struct, and how each field is read with the reader `$r`. The doc
@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
     pub(super) fn setting<T>(
         &mut self,
         usage: &'static str,
-        parse: impl Fn(&str) -> Result<T, Bad> + 'static,
+        parse: impl Fn(&str) -> Result<T, Fault> + 'static,
     ) -> Declared<'_, 'a, T> {
         let setting = Setting {
             heading: self.heading,
@@ -265,7 +265,7 @@ pub(super) struct Declared<'r, 'a, T> {
     parse: Parse<T>,
 }
 
-type Parse<T> = Box<dyn Fn(&str) -> Result<T, Bad>>;
+type Parse<T> = Box<dyn Fn(&str) -> Result<T, Fault>>;
 
 impl<T> Declared<'_, '_, T> {
     /// Marks it as a secret: it is never shown, and a second setting `…-file` names a file that contains it.
@@ -341,8 +341,8 @@ impl<T> Declared<'_, '_, T> {
     }
 
     fn value(&self, text: &str) -> Result<T, Fault> {
-        (self.parse)(text).map_err(|bad| {
-            let fault = Fault::new(self.setting.location(), bad.problem, bad.fix);
+        (self.parse)(text).map_err(|fault| {
+            let fault = fault.at(self.setting.location());
             // A URL may contain a password, in any setting.
             if self.setting.secret || text.contains('@') {
                 fault
