@@ -437,6 +437,24 @@ pub struct User {
     pub info: UserInfo,
 }
 
+impl User {
+    /// `None` for an id that a header could not contain either. Empty details count as absent.
+    pub fn new(id: Box<str>, details: [Option<Box<str>>; 3]) -> Option<Self> {
+        if id.trim().is_empty() || id.len() > LONGEST_ID || id.contains(char::is_control) {
+            return None;
+        }
+        let [name, email, role] = details.map(|text| text.filter(|text| !text.is_empty()));
+        let groups = Vec::new();
+        let info = UserInfo {
+            name,
+            email,
+            role,
+            groups,
+        };
+        Some(Self { id, info })
+    }
+}
+
 struct CacheTime;
 
 impl Expiry<[u8; 32], Option<User>> for CacheTime {
@@ -489,22 +507,11 @@ impl OpenWebUi {
             Err(failure) => return Err(failure),
         };
         let account: Account = read(response, LARGEST_USER).await?;
-        let id = account.id;
-        if id.trim().is_empty() || id.len() > LONGEST_ID || id.contains(char::is_control) {
-            return Err(Failure::Unreadable);
-        }
+        let details = [account.name, account.email, account.role];
+        let user = User::new(account.id, details).ok_or(Failure::Unreadable)?;
         // Accounts that wait for an administrator's approval may not use anything yet.
-        if !matches!(account.role.as_deref(), Some("user" | "admin")) {
-            return Ok(None);
-        }
-        let filled = |text: Option<Box<str>>| text.filter(|text| !text.is_empty());
-        let info = UserInfo {
-            name: filled(account.name),
-            email: filled(account.email),
-            role: filled(account.role),
-            groups: Vec::new(),
-        };
-        Ok(Some(User { id, info }))
+        let approved = matches!(user.info.role.as_deref(), Some("user" | "admin"));
+        Ok(Some(user).filter(|_| approved))
     }
 }
 

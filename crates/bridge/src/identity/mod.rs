@@ -200,13 +200,13 @@ impl Identity {
             None => None,
         };
         let (token, asked) = session.unzip();
-        if let (Some((id, _)), Some(user)) = (&signed, &asked)
-            && *id != user.id
+        if let (Some(signed), Some(asked)) = (&signed, &asked)
+            && signed.id != asked.id
         {
             let header = self.names.user_jwt.to_string();
             return Err(Refusal::TwoUsers { header });
         }
-        let proven = asked.map(|user| (user.id, user.info)).or(signed);
+        let proven = asked.or(signed);
         let may_name_chat = trusted || proven.is_some();
         let said = match proven {
             Some(user) => Some(user),
@@ -227,12 +227,12 @@ impl Identity {
             (None, None)
         };
         let (principal, user) = match (said, key) {
-            (Some((id, mut user)), _) => {
+            (Some(mut user), _) => {
                 // No token contains groups: they are trusted from callers with the key.
                 if trusted {
-                    user.groups = list(headers, &self.names.user_groups)?;
+                    user.info.groups = list(headers, &self.names.user_groups)?;
                 }
-                (Principal::User(id), user)
+                (Principal::User(user.id), user.info)
             }
             (None, Some(key)) => (Principal::Key(key.into()), UserInfo::default()),
             (None, None) => (Principal::Anonymous, UserInfo::default()),
@@ -258,18 +258,18 @@ impl Identity {
         }
     }
 
-    fn plain_user(&self, headers: &HeaderMap) -> Result<Option<(Box<str>, UserInfo)>, Refusal> {
+    fn plain_user(&self, headers: &HeaderMap) -> Result<Option<User>, Refusal> {
         let Some(id) = text(headers, &self.names.user_id)? else {
             return Ok(None);
         };
         let name = text(headers, &self.names.user_name)?;
-        let user = UserInfo {
+        let info = UserInfo {
             name: name.map(|name| forwarding::percent_decoded(&name)),
             email: text(headers, &self.names.user_email)?,
             role: text(headers, &self.names.user_role)?,
             groups: Vec::new(),
         };
-        Ok(Some((id, user)))
+        Ok(Some(User { id, info }))
     }
 }
 

@@ -4,12 +4,15 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bridge_model::{UserInfo, UserToken};
+use bridge_model::UserToken;
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode, get_current_timestamp};
 use serde::Deserialize;
 
 use super::Refusal;
-use crate::config::{KeyRing, Secret};
+use crate::{
+    config::{KeyRing, Secret},
+    openwebui::User,
+};
 
 /// Maximum lifetime of a token, independent of its `exp`: Open WebUI makes one for each request, with a lifetime
 /// of five minutes unless its administrator has set another.
@@ -23,9 +26,6 @@ const AUDIENCE: &str = "mcpo-bridge";
 
 /// Tolerance for differences between the clocks of two machines, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
-
-/// Maximum length of a user's id.
-const LONGEST_ID: usize = 1024;
 
 /// Maximum length of a token: verification takes time for every byte.
 const LONGEST_TOKEN: usize = 16 * 1024;
@@ -68,34 +68,25 @@ impl TokenReader {
         &self,
         headers: &HeaderMap,
         header: &HeaderName,
-    ) -> Result<Option<(Box<str>, UserInfo)>, Refusal> {
+    ) -> Result<Option<User>, Refusal> {
         let Some(token) = value(headers, header) else {
             return Ok(None);
         };
-        let claims = self.verify(token).ok_or_else(|| Refusal::InvalidToken {
+        let user = self.verify(token).ok_or_else(|| Refusal::InvalidToken {
             header: header.to_string(),
         })?;
-        let filled = |text: Option<Box<str>>| text.filter(|text| !text.is_empty());
-        let user = UserInfo {
-            name: filled(claims.name),
-            email: filled(claims.email),
-            role: filled(claims.role),
-            groups: Vec::new(),
-        };
-        Ok(Some((claims.sub, user)))
+        Ok(Some(user))
     }
 
-    fn verify(&self, token: &[u8]) -> Option<Claims> {
+    fn verify(&self, token: &[u8]) -> Option<User> {
         if token.len() > LONGEST_TOKEN {
             return None;
         }
         let decoded = decode::<Claims>(token, &self.key, &self.validation).ok()?;
         let claims = decoded.claims;
-        let id = &claims.sub;
-        // The same limits as for plain headers, which cannot contain control characters either.
-        let good =
-            !id.trim().is_empty() && id.len() <= LONGEST_ID && !id.contains(char::is_control);
-        (good && is_plain(&decoded.header) && claims.is_of_today()).then_some(claims)
+        let good = is_plain(&decoded.header) && claims.is_of_today();
+        let user = User::new(claims.sub, [claims.name, claims.email, claims.role]);
+        user.filter(|_| good)
     }
 }
 
