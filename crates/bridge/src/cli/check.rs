@@ -8,6 +8,7 @@ use bridge_protocol::Tool;
 use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     Failure, SettingsArgs,
@@ -144,52 +145,32 @@ fn refused(errors: Vec<ConfigError>) -> Refused {
 
 // How further processes of a server are started, with the reason.
 
-/// The result, as `check` shows it.
-#[derive(Serialize)]
-#[serde(tag = "how", rename_all = "snake_case")]
-enum Processes {
-    /// From a fork parent that has imported this number of modules.
-    Forked {
-        modules: usize,
-        /// Modules that each process imports itself, with the reason.
-        left_out: Vec<String>,
-    },
-    /// As a new process.
-    Started { why: String },
+/// The JSON output; `None` if it is unknown.
+fn forking_json(forking: &Forking) -> Option<Value> {
+    match forking {
+        Forking::Forks { modules, left_out } => {
+            Some(json!({"how": "forked", "modules": modules, "left_out": left_out}))
+        }
+        Forking::Starts(why) => Some(json!({"how": "started", "why": why})),
+        Forking::NotYet => None,
+    }
 }
 
-impl Processes {
-    /// `None` if it is unknown.
-    pub fn from_forking(forking: &Forking) -> Option<Self> {
-        match forking {
-            Forking::Forks { modules, left_out } => Some(Self::Forked {
-                modules: *modules,
-                left_out: left_out.clone(),
-            }),
-            Forking::Starts(why) => Some(Self::Started {
-                why: why.to_string(),
-            }),
-            Forking::NotYet => None,
+/// The text output, with details if `verbose`; `None` if it is unknown.
+fn forking_text(forking: &Forking, verbose: bool) -> Option<String> {
+    Some(match forking {
+        Forking::Forks { modules, left_out } => {
+            let modules = counted(*modules, "module");
+            let own = match (left_out.is_empty(), verbose) {
+                (true, _) => String::new(),
+                (false, false) => "; details with --verbose".to_owned(),
+                (false, true) => format!("; not preloaded: {}", plain(&left_out.join(", "))),
+            };
+            format!("start: forked from a preloaded process ({modules}){own}")
         }
-    }
-
-    /// The text output, with details if `verbose`.
-    pub fn text(&self, verbose: bool) -> String {
-        match self {
-            Self::Forked { modules, left_out } => {
-                let modules = counted(*modules, "module");
-                let own = match (left_out.is_empty(), verbose) {
-                    (true, _) => String::new(),
-                    (false, false) => "; details with --verbose".to_owned(),
-                    (false, true) => {
-                        format!("; not preloaded: {}", plain(&left_out.join(", ")))
-                    }
-                };
-                format!("start: forked from a preloaded process ({modules}){own}")
-            }
-            Self::Started { why } => format!("start: new process each time ({})", plain(why)),
-        }
-    }
+        Forking::Starts(why) => format!("start: new process each time ({})", plain(why)),
+        Forking::NotYet => return None,
+    })
 }
 
 // How a server is launched, with the reason.
@@ -224,30 +205,20 @@ enum How {
 impl Launch {
     /// `None` if there is nothing to install.
     pub fn from_launching(launching: &Launching) -> Option<Self> {
-        let (how, why) = match launching {
-            Launching::Installed(found) => {
-                found.folder.as_ref()?;
-                let main = found.main.as_ref();
-                return Some(Self {
-                    how: if found.locked {
-                        How::Locked
-                    } else {
-                        How::Installed
-                    },
-                    package: main.map(|(name, version)| format!("{name} {version}")),
-                    runs: runs(&found.kind),
-                    why: None,
-                });
-            }
-            Launching::AsWritten(why) => (How::AsWritten, why.as_deref()?),
-            Launching::Installing { .. } => (How::AsWritten, "it is being installed"),
-            Launching::Refused(why) => (How::Refused, &**why),
+        let (how, found, why) = match launching {
+            Launching::Installed(found) if found.folder.is_none() => return None,
+            Launching::Installed(found) if found.locked => (How::Locked, Some(found), None),
+            Launching::Installed(found) => (How::Installed, Some(found), None),
+            Launching::AsWritten(why) => (How::AsWritten, None, Some(why.as_deref()?)),
+            Launching::Installing { .. } => (How::AsWritten, None, Some("it is being installed")),
+            Launching::Refused(why) => (How::Refused, None, Some(&**why)),
         };
+        let main = found.and_then(|found| found.main.as_ref());
         Some(Self {
             how,
-            package: None,
-            runs: None,
-            why: Some(why.to_owned()),
+            package: main.map(|(name, version)| format!("{name} {version}")),
+            runs: found.and_then(|found| runs(&found.kind)),
+            why: why.map(str::to_owned),
         })
     }
 
@@ -309,8 +280,10 @@ pub struct ServerReport {
     start_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     launch: Option<Launch>,
+    #[serde(skip)]
+    forking: Option<Forking>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    processes: Option<Processes>,
+    processes: Option<Value>,
     warnings: Vec<String>,
 }
 
@@ -382,6 +355,7 @@ impl ServerReport {
             found: None,
             start_seconds: None,
             launch: None,
+            forking: None,
             processes: None,
             warnings: Vec::new(),
         }
@@ -392,7 +366,8 @@ impl ServerReport {
         let base = Self {
             start_seconds: Some((surveyed.took.as_secs_f64() * 1000.0).round() / 1000.0),
             launch: Launch::from_launching(&surveyed.launching),
-            processes: surveyed.forking.as_ref().and_then(Processes::from_forking),
+            forking: surveyed.forking.clone(),
+            processes: surveyed.forking.as_ref().and_then(forking_json),
             ..Self::skipped(&surveyed.spec)
         };
         match &surveyed.outcome {
@@ -430,8 +405,8 @@ impl ServerReport {
         if let Some(launch) = &self.launch {
             let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&launch.text(), 4));
         }
-        if let Some(processes) = &self.processes {
-            let processes = processes.text(verbose);
+        let forking = self.forking.as_ref();
+        if let Some(processes) = forking.and_then(|forking| forking_text(forking, verbose)) {
             let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&processes, 4));
         }
         for warning in &self.warnings {

@@ -170,7 +170,7 @@ fn text(rows: &[ListedChat], now: Timestamp) -> String {
         let last = row.last_call_at.map(|at| format!("{} ago", ago(at, now)));
         [
             row.job.clone(),
-            status(row.status).to_owned(),
+            status(row.status),
             if row.leased_by.is_some() { "yes" } else { "no" }.to_owned(),
             time(row.created_at),
             last.unwrap_or_else(|| "-".to_owned()),
@@ -182,14 +182,9 @@ fn text(rows: &[ListedChat], now: Timestamp) -> String {
 }
 
 /// The status as in the metadata.
-pub fn status(status: JobStatus) -> &'static str {
-    match status {
-        JobStatus::Created => "created",
-        JobStatus::Running => "running",
-        JobStatus::Idle => "idle",
-        JobStatus::Ended => "ended",
-        JobStatus::Failed => "failed",
-    }
+fn status(status: JobStatus) -> String {
+    let name = serde_json::to_value(status).unwrap_or_default();
+    name.as_str().unwrap_or_default().to_owned()
 }
 
 // `mcpo-bridge jobs revoke`
@@ -439,7 +434,7 @@ impl Shown {
         };
         line("job", &known.job_id.to_string());
         line("folder", &self.folder.to_string_lossy());
-        line("status", status(known.status));
+        line("status", &status(known.status));
         line("servers", &known.server_names.join(", "));
         line("created", &time(known.created_at));
         if let Some(at) = known.last_call_at {

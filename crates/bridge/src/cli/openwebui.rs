@@ -141,13 +141,7 @@ async fn synchronize(
         Directory::default()
     };
     let wanted = maker.connections(&known);
-    let headers = maker.header_names();
-    let rules = Rules {
-        owner: maker.owner(),
-        bridge: maker.bridge(),
-        headers: &headers,
-        adopt,
-    };
+    let rules = maker.rules(adopt);
     for _ in 0..ATTEMPTS {
         let current = admin.connections().await?;
         let plan = plan(&current, &wanted, &rules).map_err(Failure::failed)?;
@@ -252,7 +246,7 @@ pub struct Rules<'a> {
     /// The base URL of the bridge's own connections.
     pub bridge: &'a str,
     /// Lower-case names of the headers that the bridge sets.
-    pub headers: &'a [String],
+    pub headers: Vec<String>,
     /// Take over a foreign connection that has the same id and type.
     pub adopt: bool,
 }
@@ -659,7 +653,7 @@ mod plan_tests {
         let rules = Rules {
             owner: "b",
             bridge: BRIDGE,
-            headers: &headers,
+            headers: headers.to_vec(),
             adopt,
         };
         let plan = plan(current, wanted, &rules)?;

@@ -194,23 +194,27 @@ struct GivenArgs {
     env_path: Option<PathBuf>,
 }
 
-/// The result of reading so far, and the errors.
-#[derive(Default)]
-struct Reading {
-    faults: Vec<Fault>,
-}
-
 impl GivenArgs {
     /// Checks all values; `title` is `--name`.
     pub fn resolve(self, title: Option<&str>) -> Result<CommandLine, Faults> {
-        let mut reading = Reading::default();
+        let mut faults = Vec::new();
         let mut variables = Vec::new();
         if let Some(path) = &self.env_path {
-            variables.extend(reading.env_file(path));
+            variables.extend(env_file(path, &mut faults));
         }
-        variables.extend(self.env.iter().filter_map(|text| reading.variable(text)));
-        let server = reading.server(&self, title);
-        if reading.faults.is_empty() {
+        for text in &self.env {
+            match text.split_once('=') {
+                Some((name, value)) if !name.is_empty() => {
+                    variables.push((name.to_owned(), Secret::new(value)));
+                }
+                _ => {
+                    let problem = "not a variable with a value";
+                    faults.push(Fault::new("--env", problem, "write NAME=VALUE"));
+                }
+            }
+        }
+        let server = self.server(title, &mut faults);
+        if faults.is_empty() {
             return Ok(CommandLine {
                 server,
                 env: variables,
@@ -218,81 +222,36 @@ impl GivenArgs {
         }
         Err(Faults {
             origin: "the command line".into(),
-            faults: reading.faults,
+            faults,
         })
     }
-}
 
-impl Reading {
-    fn fault(&mut self, place: &str, problem: impl Into<String>, fix: &str) {
-        self.faults.push(Fault::new(place, problem, fix));
-    }
-
-    fn variable(&mut self, text: &str) -> Option<(String, Secret)> {
-        match text.split_once('=') {
-            Some((name, value)) if !name.is_empty() => Some((name.to_owned(), Secret::new(value))),
-            _ => {
-                self.fault("--env", "not a variable with a value", "write NAME=VALUE");
-                None
-            }
-        }
-    }
-
-    /// Errors never contain the content of a line: it may be a secret.
-    fn env_file(&mut self, path: &Path) -> Vec<(String, Secret)> {
-        let place = format!("--env-path {}", path.display());
-        let lines = match dotenvy::from_path_iter(path) {
-            Ok(lines) => lines,
-            Err(error) => {
-                self.fault(&place, error.to_string(), "give a readable file");
-                return Vec::new();
-            }
-        };
-        let mut variables: Vec<(String, Secret)> = Vec::new();
-        for line in lines {
-            if let Ok((name, value)) = line {
-                variables.push((name, Secret::new(value)));
-            } else {
-                let problem = match variables.last() {
-                    Some((name, _)) => format!("the line after {name} is invalid"),
-                    None => "the first line is invalid".to_owned(),
-                };
-                self.fault(
-                    &place,
-                    problem,
-                    "write lines like NAME=VALUE or NAME=\"A VALUE\"",
-                );
-                break;
-            }
-        }
-        variables
-    }
-
-    fn server(&mut self, given: &GivenArgs, title: Option<&str>) -> Option<SingleServer> {
-        let kind = given.server_type.as_deref().unwrap_or("stdio");
-        let Some((first, rest)) = given.command.split_first() else {
-            if given.header.is_some() || kind != "stdio" {
+    fn server(&self, title: Option<&str>, faults: &mut Vec<Fault>) -> Option<SingleServer> {
+        let kind = self.server_type.as_deref().unwrap_or("stdio");
+        let Some((first, rest)) = self.command.split_first() else {
+            if self.header.is_some() || kind != "stdio" {
                 let fix = "write the URL after --, or add the server to the server file";
-                self.fault("--type, --header", "require a URL after --", fix);
+                faults.push(Fault::new(
+                    "--type, --header",
+                    "require a URL after --",
+                    fix,
+                ));
             }
             return None;
         };
         let entry = if kind == "stdio" {
-            if given.header.is_some() {
+            if self.header.is_some() {
                 let fix = "use --type sse or streamable-http with a URL, or omit the headers";
-                self.fault("--header", "not supported for a program", fix);
+                faults.push(Fault::new("--header", "not supported for a program", fix));
             }
             let args: Vec<String> = rest.iter().map(|text| literal(&in_full(text))).collect();
             json!({"command": literal(&in_full(first)), "args": args})
         } else {
             if !rest.is_empty() {
-                self.fault(
-                    "--",
-                    "unexpected arguments after the URL",
-                    "write the URL only",
-                );
+                let problem = "unexpected arguments after the URL";
+                faults.push(Fault::new("--", problem, "write the URL only"));
             }
-            let headers = self.headers(given.header.as_deref());
+            let headers = headers(self.header.as_deref(), faults);
             json!({"type": kind, "url": literal(first), "headers": headers})
         };
         let name = title.filter(|title| !RESERVED_NAMES.contains(title));
@@ -303,22 +262,49 @@ impl Reading {
         let document = Secret::new(json!({"mcpServers": servers}).to_string());
         Some(SingleServer { name, document })
     }
+}
 
-    fn headers(&mut self, text: Option<&str>) -> Map<String, Value> {
-        match text.map(serde_json::from_str::<Map<String, Value>>) {
-            Some(Ok(headers)) if headers.values().all(Value::is_string) => {
-                let literally = |value: Value| literal(value.as_str().unwrap_or_default()).into();
-                let headers = headers.into_iter();
-                headers
-                    .map(|(name, value)| (name, literally(value)))
-                    .collect()
-            }
-            None => Map::new(),
-            Some(_) => {
-                let fix = r#"write '{"Name": "value"}'"#;
-                self.fault("--header", "not a JSON object of strings", fix);
-                Map::new()
-            }
+/// Errors never contain the content of a line: it may be a secret.
+fn env_file(path: &Path, faults: &mut Vec<Fault>) -> Vec<(String, Secret)> {
+    let place = format!("--env-path {}", path.display());
+    let lines = match dotenvy::from_path_iter(path) {
+        Ok(lines) => lines,
+        Err(error) => {
+            faults.push(Fault::new(place, error.to_string(), "give a readable file"));
+            return Vec::new();
+        }
+    };
+    let mut variables: Vec<(String, Secret)> = Vec::new();
+    for line in lines {
+        if let Ok((name, value)) = line {
+            variables.push((name, Secret::new(value)));
+        } else {
+            let problem = match variables.last() {
+                Some((name, _)) => format!("the line after {name} is invalid"),
+                None => "the first line is invalid".to_owned(),
+            };
+            let fix = "write lines like NAME=VALUE or NAME=\"A VALUE\"";
+            faults.push(Fault::new(place, problem, fix));
+            break;
+        }
+    }
+    variables
+}
+
+fn headers(text: Option<&str>, faults: &mut Vec<Fault>) -> Map<String, Value> {
+    match text.map(serde_json::from_str::<Map<String, Value>>) {
+        Some(Ok(headers)) if headers.values().all(Value::is_string) => {
+            let literally = |value: Value| literal(value.as_str().unwrap_or_default()).into();
+            let headers = headers.into_iter();
+            headers
+                .map(|(name, value)| (name, literally(value)))
+                .collect()
+        }
+        None => Map::new(),
+        Some(_) => {
+            let fix = r#"write '{"Name": "value"}'"#;
+            faults.push(Fault::new("--header", "not a JSON object of strings", fix));
+            Map::new()
         }
     }
 }

@@ -15,7 +15,7 @@ use reqwest::{
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{Directory, Grant, Marker, grants};
+use super::{Directory, Grant, Marker, Rules, grants};
 use crate::{
     catalog,
     cli::{
@@ -104,21 +104,11 @@ impl Maker {
         }
     }
 
-    /// The owner label of these connections.
-    pub fn owner(&self) -> &str {
-        &self.args.owner
-    }
-
     /// Whether access grants name users or groups, whose ids must be requested from Open WebUI.
     pub fn needs_directory(&self) -> bool {
         let mut servers = self.config.servers.values();
         let named = |allow: &Allow| !(allow.users.is_empty() && allow.groups.is_empty());
         servers.any(|spec| spec.allow.as_ref().is_some_and(named))
-    }
-
-    /// The base of all their URLs.
-    pub fn bridge(&self) -> &str {
-        &self.bridge
     }
 
     /// The connections, in the order of the server file. Warns about names in `allow` without a grant.
@@ -231,14 +221,17 @@ impl Maker {
         ]
     }
 
-    /// The names of all headers that the bridge may set: an administrator added all others.
-    pub fn header_names(&self) -> Vec<String> {
-        let known = self
-            .templates()
-            .into_iter()
-            .map(|(name, _)| name.to_string());
+    /// The rules for a plan with these connections.
+    pub fn rules(&self, adopt: bool) -> Rules<'_> {
+        let templates = self.templates().into_iter();
+        let known = templates.map(|(name, _)| name.to_string());
         let own = [openwebui::HEADER, KEY_HEADER].map(str::to_ascii_lowercase);
-        known.chain(own).collect()
+        Rules {
+            owner: &self.args.owner,
+            bridge: &self.bridge,
+            headers: known.chain(own).collect(),
+            adopt,
+        }
     }
 }
 
