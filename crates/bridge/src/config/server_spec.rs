@@ -127,9 +127,9 @@ pub enum Transport {
 pub enum Mode {
     /// One process for each user and chat.
     Stateful,
-    /// A fresh process and folder for each call.
+    /// A new process and folder for each call.
     Stateless,
-    /// One process for everyone: for servers that hold nothing and write nothing.
+    /// One process for all users: for servers that keep no state and write no files.
     Shared,
 }
 
@@ -149,27 +149,27 @@ impl Mode {
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum Embed {
-    /// Pictures.
+    /// Images.
     Image,
-    /// Pages, in a sandboxed frame of Open WebUI's.
+    /// Pages, in a sandboxed frame of Open WebUI.
     Html,
 }
 
-/// How a server's processes come to be.
+/// How a server's processes are started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum Launch {
-    /// By forking where that is known to be as good, else each by itself.
+    /// By forking if the packages are pinned, else as new processes.
     #[default]
     Auto,
-    /// Each by itself.
+    /// As new processes.
     Exec,
-    /// By forking wherever it can be done.
+    /// By forking, wherever possible.
     Fork,
 }
 
-/// Which folder a server's process works in.
+/// The folder that a server's process works in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -177,7 +177,7 @@ pub enum WorkspaceScope {
     /// The chat's folder, shared with the chat's other servers.
     #[default]
     Chat,
-    /// A folder of its own within the chat.
+    /// A separate folder within the chat.
     Own,
 }
 

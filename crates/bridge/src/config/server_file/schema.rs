@@ -1,4 +1,4 @@
-//! The shape of `mcp-servers.json`. These doc comments are what editors show beside a key.
+//! The schema of `mcp-servers.json`. Editors show these doc comments as the description of a key.
 
 use std::collections::BTreeSet;
 
@@ -11,23 +11,23 @@ use serde_json::{Map, Value, json};
 use super::Path;
 use crate::config::{Embed, Fault, Launch, Mode, WorkspaceScope};
 
-/// The servers that mcpo-bridge runs: the file that Claude Desktop and mcpo use, with some more
-/// keys. In `command`, `args`, `env`, `cwd`, `url` and `headers`, `${VAR}`, `${VAR:-default}` and
-/// `${file:/run/secrets/NAME}` are replaced; `$${` stands for a plain `${`, and any other `$`
-/// for itself. Keys that begin with `//` or `_comment` are comments.
+/// The servers that mcpo-bridge runs, in the file format of Claude Desktop and mcpo, with additional keys. In
+/// `command`, `args`, `env`, `cwd`, `url` and `headers`, `${VAR}`, `${VAR:-default}` and
+/// `${file:/run/secrets/NAME}` are replaced; `$${` stands for a literal `${`, and any other `$` is literal.
+/// Keys that start with `//` or `_comment` are comments.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(title = "mcp-servers.json of mcpo-bridge")]
 #[expect(
     dead_code,
-    reason = "servers are read one by one; this is the schema's root"
+    reason = "the root of the schema; servers are read separately"
 )]
 struct ServerFile {
-    /// Each server by its name, which is the last part of its URLs.
+    /// The servers by name. The name is the last part of a server's URLs.
     mcp_servers: IndexMap<String, ServerEntry>,
 }
 
-/// One server: either `command` (a program that the bridge starts) or `url` (a server elsewhere).
+/// One server: either `command` (a program that the bridge starts) or `url` (a remote server).
 #[derive(Deserialize, JsonSchema)]
 #[expect(
     clippy::doc_markdown,
@@ -35,109 +35,109 @@ struct ServerFile {
 )]
 #[expect(
     dead_code,
-    reason = "some keys are dealt with before, and are here for the schema"
+    reason = "some keys are read elsewhere and are only needed in the schema"
 )]
 pub(super) struct ServerEntry {
-    /// The program to start: a path, or a name that is found in PATH. No shell is involved.
+    /// The program to start: a path, or a name to find in PATH. No shell is used.
     #[schemars(length(min = 1))]
     pub command: Option<String>,
-    /// The program's arguments. `{MCPO_WORKDIR}` (the chat's folder) and `{MCPO_JOB_ID}` are
-    /// replaced when it starts. Keep secrets in `env`: arguments show in the list of processes.
+    /// The program's arguments. `{MCPO_WORKDIR}` (the chat's folder) and `{MCPO_JOB_ID}` are replaced at its
+    /// start. Put secrets in `env`: arguments are visible in the process list.
     pub args: Option<Vec<String>>,
-    /// The program's environment variables, beside the few that every server gets.
-    /// `{MCPO_WORKDIR}` and `{MCPO_JOB_ID}` are replaced, and, unless the server is shared,
-    /// `{MCPO_USER_ID}`, `{MCPO_USER_NAME}`, `{MCPO_USER_EMAIL}`, `{MCPO_USER_ROLE}` and
-    /// `{MCPO_USER_GROUPS}` of the user for whom it is started.
+    /// The program's environment variables, in addition to the few that every server gets. `{MCPO_WORKDIR}`
+    /// and `{MCPO_JOB_ID}` are replaced; unless the server is shared, also `{MCPO_USER_ID}`,
+    /// `{MCPO_USER_NAME}`, `{MCPO_USER_EMAIL}`, `{MCPO_USER_ROLE}` and `{MCPO_USER_GROUPS}`, with the values
+    /// of the user for whom it is started.
     pub env: Option<IndexMap<String, String>>,
-    /// The folder to start in, if not the chat's folder; a relative one starts from there.
+    /// The directory to start in. Default: the chat's folder, from which a relative path starts.
     #[schemars(length(min = 1))]
     pub cwd: Option<String>,
-    /// How to speak to the server: `stdio` for a command; for a url `streamable-http` (also
-    /// `http`), which falls back to the older `sse` where the server knows no POST, or `sse`.
+    /// The transport: `stdio` for a command; for a url `streamable-http` (also `http`), which falls back to
+    /// the older `sse` if the server does not support POST, or `sse`.
     #[schemars(extend("enum" = [
         "stdio", "sse", "streamable-http", "streamable_http", "streamablehttp", "streamableHttp",
         "http", null,
     ]))]
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// Where a remote server answers: an http or https URL.
+    /// The http or https URL of a remote server.
     #[schemars(length(min = 1))]
     pub url: Option<String>,
-    /// HTTP headers for a remote server. Unless it is shared, `{MCPO_USER_ID}` and its like are
-    /// replaced as in `env`.
+    /// HTTP headers for a remote server. Unless it is shared, `{MCPO_USER_ID}` and the other placeholders of
+    /// the user are replaced as in `env`.
     pub headers: Option<IndexMap<String, String>>,
-    /// Who shares a running process. `stateful` (the default): one for each user and chat.
-    /// `stateless`: a fresh one for each call. `shared`: one for everyone, for servers that hold
-    /// nothing and write nothing, such as a clock.
+    /// Who shares a running process. `stateful` (the default): one process for each user and chat.
+    /// `stateless`: a new process for each call. `shared`: one process for all users, for servers that keep
+    /// no state and write no files, such as a clock.
     pub mode: Option<Mode>,
-    /// Which folder the server works in. `chat` (the default): the chat's folder, so that
-    /// servers see each other's files. `own`: a folder of its own within the chat.
+    /// The folder that the server works in. `chat` (the default): the chat's folder, so that servers see each
+    /// other's files. `own`: a separate folder within the chat.
     pub workspace: Option<WorkspaceScope>,
     /// Seconds without a call after which a chat's process ends. Default: 1800
     /// (MCPO_STATEFUL_DEFAULT_IDLE_TIMEOUT).
     #[schemars(range(max = 86400), extend("exclusiveMinimum" = 0))]
     pub idle_timeout: Option<f64>,
-    /// Seconds that a call may take, wait and start included. Default: 300 (MCPO_TIMEOUT).
+    /// Maximum seconds of a call, including queue and start. Default: 300 (MCPO_TIMEOUT).
     #[schemars(range(max = 86400), extend("exclusiveMinimum" = 0))]
     pub timeout: Option<f64>,
-    /// Live processes of this server for one user and chat. Default: 1
+    /// Maximum number of live processes of this server for one user and chat. Default: 1
     /// (MCPO_STATEFUL_MAX_PROCESSES_PER_CHAT).
     #[schemars(range(min = 1, max = 1000))]
     pub max_processes_per_chat: Option<u16>,
-    /// How many calls may run side by side. By default calls in one folder run one after another.
+    /// Maximum number of concurrent calls. By default, calls in one folder run one after another.
     #[schemars(range(min = 1, max = 1000))]
     pub concurrency: Option<u16>,
-    /// If given, only these tools are offered. Small models cope with about 15.
+    /// If set, only these tools are offered. Small models can handle about 15.
     #[serde(rename = "enabledTools")]
     pub enabled_tools: Option<Vec<String>>,
     /// Tools that are not offered.
     #[serde(rename = "disabledTools")]
     pub disabled_tools: Option<Vec<String>>,
-    /// `true`: what the server lists depends on the session, so that MCP clients get tools,
-    /// prompts and resources from the chat's own process and not from the catalogue. Tools that
-    /// the catalogue does not have can be called then. Default: false.
+    /// `true`: the server's lists depend on the session, so MCP clients get tools, prompts and resources from
+    /// the chat's own process and not from the catalogue. Tools that are not in the catalogue can then be
+    /// called. Default: false.
     pub session_lists: Option<bool>,
-    /// How to use this server, for the model: added to the descriptions of its tools.
+    /// Instructions for the model on how to use this server, appended to the descriptions of its tools.
     pub usage_guide: Option<String>,
-    /// What the model should say or do when a call has made files: added to such answers.
+    /// What the model should say or do after a call that created files, appended to the results of such
+    /// calls.
     pub post_instruction: Option<String>,
-    /// What of the files that a call made shows in the chat itself, beside its link: `image`, `html`
-    /// (a page runs in Open WebUI's sandboxed frame). Only for connections that send the user's token
+    /// Kinds of created files that are shown in the chat itself, in addition to their links: `image`, `html`
+    /// (a page runs in a sandboxed frame of Open WebUI). Only for connections that send the user's token
     /// (auth type session).
     pub embed: Option<Vec<Embed>>,
-    /// Fields in results that name files. Files are found without it; it puts these first.
+    /// Fields in results that name files. Files are found without it; it lists these first.
     pub file_path_fields: Option<Vec<String>>,
-    /// Fields in arguments that name files; relative names are made absolute within the folder, and
-    /// `file:` URIs stay URIs.
+    /// Fields in arguments that name files. Relative names become absolute paths within the folder; `file:`
+    /// URIs stay URIs.
     pub resolve_path_fields: Option<Vec<String>>,
-    /// Fields in arguments that name files or pages by URI: a file's name becomes its `file:` URI;
-    /// `http:`, `https:` and `data:` URIs stay as they are.
+    /// Fields in arguments that name files or pages by URI. A file's name becomes its `file:` URI; `http:`,
+    /// `https:` and `data:` URIs stay unchanged.
     pub resolve_uri_fields: Option<Vec<String>>,
-    /// A tool to call before the bridge ends a chat's process, to save what it holds.
+    /// A tool that the bridge calls before it ends a chat's process, to save its work.
     pub before_end: Option<BeforeEndEntry>,
-    /// `false` starts the program as written, every time. By default the packages of `uvx`, `npx`,
-    /// `pipx run` and `uv run` are installed once, and the program is started without these.
+    /// `false`: the program is always started as written. By default, the packages of `uvx`, `npx`, `pipx
+    /// run` and `uv run` are installed once, and the program is started directly.
     pub install: Option<bool>,
-    /// How processes of a Python server come to be. `exec`: each is started by itself. `fork`: from
-    /// a process that has imported the server's modules already, which takes a fraction of the time
-    /// and memory. `auto` (the default): `fork` where the packages are pinned, else `exec`.
+    /// How processes of a Python server are started. `exec`: each as a new process. `fork`: from a process
+    /// that has already imported the server's modules, which takes a fraction of the time and memory. `auto`
+    /// (the default): `fork` if the packages are pinned, else `exec`.
     pub launch: Option<Launch>,
-    /// How many processes of the server may be started before anybody calls (MCPO_POOL_MAX bounds
-    /// those of all servers together). 0 for a server whose start does something that should happen
-    /// for a call only.
+    /// Maximum number of warm (pre-started) processes of this server; MCPO_POOL_MAX limits those of all
+    /// servers together. Use 0 for a server whose start has effects that only a call should have.
     #[schemars(range(max = 1000))]
     pub pool: Option<u16>,
-    /// `true` leaves the server out.
+    /// `true` disables the server.
     pub disabled: Option<bool>,
-    /// `false` leaves the server out.
+    /// `false` disables the server.
     pub enabled: Option<bool>,
-    /// Headers of the caller's request that the server gets: a remote one as headers of a call, a
-    /// program in the call's `_meta`, under `mcpo-bridge/headers`.
+    /// Headers of the caller's request that are forwarded to the server: to a remote server as headers of the
+    /// call, to a program in the call's `_meta`, as `mcpo-bridge/headers`.
     pub client_header_forwarding: Option<ForwardingEntry>,
-    /// Whom the server is there for: a user who is in one of the lists. For everybody else there is
-    /// no such server. Without it, the server is there for everybody.
+    /// Who may use the server: users who are in one of the lists. For all others the server does not exist.
+    /// Default: all users.
     pub allow: Option<AllowEntry>,
-    /// mcpo's OAuth settings. Not supported: put a token into `headers`.
+    /// mcpo's OAuth settings. Not supported: add a token to `headers`.
     pub oauth: Option<Map<String, Value>>,
 }
 
@@ -156,33 +156,33 @@ pub(super) struct BeforeEndEntry {
 #[derive(Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub(super) struct AllowEntry {
-    /// Users by id, or by mail address, in which case does not matter.
+    /// Users, by id or by email address, which is case-insensitive.
     pub users: Option<Vec<String>>,
-    /// Groups by name or id, as the request's header for groups has them.
+    /// Groups, by name or id, as in the request's header for groups.
     pub groups: Option<Vec<String>>,
-    /// Roles: Open WebUI's are `admin` and `user`.
+    /// Roles. Open WebUI has `admin` and `user`.
     pub roles: Option<Vec<String>>,
-    /// API keys by name, for programs that name no user.
+    /// Names of API keys, for programs that identify no user.
     pub keys: Option<Vec<String>>,
 }
 
-/// Which headers of a request are passed on. In names, case does not matter; `X-Tenant-*` and `*`
-/// stand for many.
+/// Which headers of a request are forwarded. Names are case-insensitive; `X-Tenant-*` and `*` match several
+/// headers.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub(super) struct ForwardingEntry {
-    /// Nothing is passed on unless this is `true`.
+    /// Nothing is forwarded unless this is `true`.
     pub enabled: Option<bool>,
-    /// Only these. Without a list, all but those that must be named: Authorization, Cookie.
+    /// Only these headers. Without a list, all except those that must be named: Authorization, Cookie.
     pub whitelist: Option<Vec<String>>,
-    /// Never these, whatever the whitelist says.
+    /// Never these headers, regardless of the whitelist.
     pub blacklist: Option<Vec<String>>,
-    /// mcpo's; without effect here.
-    #[expect(dead_code, reason = "it is accepted, and that is all")]
+    /// mcpo's setting; it has no effect.
+    #[expect(dead_code, reason = "accepted without effect")]
     pub debug_headers: Option<bool>,
 }
 
-/// Other spellings of keys: what mcpo and Claude write, and the style of the rest of the file.
+/// Other spellings of keys: those of mcpo and Claude, and those in the style of the rest of the file.
 pub(super) const ALIASES: [(&str, &str); 12] = [
     ("enabled_tools", "enabledTools"),
     ("disabled_tools", "disabledTools"),
@@ -218,15 +218,15 @@ pub fn json_schema() -> Value {
     schema
 }
 
-/// Every key that a server may have, other spellings included.
+/// All keys that a server may have, including other spellings.
 pub(super) fn server_keys() -> Vec<String> {
     let schema = json_schema();
     let keys = schema["$defs"]["ServerEntry"]["properties"].as_object();
     keys.into_iter().flat_map(Map::keys).cloned().collect()
 }
 
-/// `"format": "uint16"` is Rust's, not JSON Schema's: editors complain about it. And descriptions
-/// lose the line ends of this file.
+/// Removes formats such as `uint16`, which JSON Schema does not have and editors report, and the line ends of
+/// this file in descriptions.
 fn tidy(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
@@ -243,9 +243,9 @@ fn tidy(schema: &mut Value) {
     }
 }
 
-// Wrong types and ranges: the JSON Schema finds them, this file says them in words.
+// Wrong types and ranges: the JSON Schema finds them, and this file has their messages.
 
-/// One fault for each place where the document differs from the schema.
+/// One error for each location that does not match the schema.
 pub(super) fn faults(document: &Value) -> Vec<Fault> {
     let validator = match jsonschema::validator_for(&json_schema()) {
         Ok(validator) => validator,
@@ -290,7 +290,7 @@ fn fault<'a>(segments: impl Iterator<Item = LocationSegment<'a>>, value: &Value)
     }
 }
 
-/// What a key has, and whether its value may be shown because it can hold no secret.
+/// The expected value of a key, and whether an invalid value may be shown because it cannot contain a secret.
 fn expected(key: &str) -> (&'static str, bool) {
     let alias = ALIASES.iter().find(|(alias, _)| *alias == key);
     let key = alias.map_or(key, |(_, key)| key);
@@ -337,7 +337,7 @@ fn expected(key: &str) -> (&'static str, bool) {
     (what, !HIDDEN.contains(&key))
 }
 
-/// Keys whose values may hold secrets.
+/// Keys whose values may contain secrets.
 const HIDDEN: [&str; 7] = [
     "args",
     "env",
@@ -348,7 +348,7 @@ const HIDDEN: [&str; 7] = [
     "oauth",
 ];
 
-/// The kind of a value, without the value.
+/// The type of a value, without the value.
 fn describe(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -361,15 +361,15 @@ fn describe(value: &Value) -> &'static str {
     }
 }
 
-// Which keys there are: comments out, other spellings to ours, and a hint for the unknown.
+// Keys: comments are removed, other spellings are replaced, and unknown keys get a hint.
 
-/// Keys that are there for people.
+/// Whether a key is a comment.
 pub(super) fn is_comment(key: &str) -> bool {
     key.starts_with("//") || key.starts_with("_comment")
 }
 
-/// Takes the comments out of an object and of the objects in it; `before_end` excepted, whose
-/// arguments belong to a tool.
+/// Removes the comments from an object and the objects in it, except `before_end`, whose arguments belong to
+/// a tool.
 pub(super) fn drop_comments(object: &mut Map<String, Value>) {
     object.retain(|key, _| !is_comment(key));
     for (key, value) in object.iter_mut() {
@@ -382,8 +382,8 @@ pub(super) fn drop_comments(object: &mut Map<String, Value>) {
     }
 }
 
-/// Gives aliased keys their own name, and drops nulls, which mean "not given". Returns a fault
-/// for each key that is given in both spellings.
+/// Replaces other spellings of keys, and removes nulls, which count as absent. Returns an error for each key
+/// that is given in both spellings.
 pub(super) fn normalise(server: &mut Map<String, Value>, path: &Path) -> Vec<Fault> {
     server.retain(|_, value| !value.is_null());
     let mut faults = Vec::new();
@@ -404,7 +404,7 @@ pub(super) fn normalise(server: &mut Map<String, Value>, path: &Path) -> Vec<Fau
     faults
 }
 
-/// Keys of a server in other clients' files, and what to do with each here.
+/// Keys of other clients' files, and the remedy for each.
 const ELSEWHERE: [(&str, &str); 24] = [
     // Windsurf, Gemini CLI, Continue.
     ("serverUrl", "rename it to url"),
@@ -449,7 +449,7 @@ const ELSEWHERE: [(&str, &str); 24] = [
     ("requestInit", "move its headers to headers"),
 ];
 
-/// What another client's key is here.
+/// The remedy for a key of another client's file.
 pub(super) fn elsewhere(key: &str) -> Option<&'static str> {
     let known = ELSEWHERE.iter().find(|(known, _)| *known == key);
     known.map(|(_, what)| *what)
@@ -478,7 +478,7 @@ pub(super) fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Op
     let (name, distance) = known
         .map(|name| (name, distance(name)))
         .min_by_key(|(_, d)| *d)?;
-    // A third of the letters wrong is another word.
+    // With more than a third of the letters different, it is another word.
     (distance * 3 <= key.chars().count()).then_some(name)
 }
 
