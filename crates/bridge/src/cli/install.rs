@@ -1,11 +1,13 @@
 //! `mcpo-bridge install`: installs the servers' packages in advance, and locks their versions.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     io::{IsTerminal as _, Write as _},
     sync::Arc,
 };
 
+use bridge_model::ServerName;
 use bridge_process::launch::Resolved;
 use bridge_protocol::Tool;
 use clap::Args;
@@ -69,11 +71,18 @@ pub struct InstallArgs {
 }
 
 /// The result of one server.
-pub struct Installed {
-    spec: Arc<ServerSpec>,
-    asked: Option<InstallRequest>,
+#[derive(Serialize)]
+struct Installed {
+    server: ServerName,
+    #[serde(flatten)]
     outcome: Outcome,
+    /// Why it is not in the lock file although it is installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unlocked: Option<&'static str>,
+    #[serde(skip)]
+    asked: Option<InstallRequest>,
     /// The pin to lock; if nothing was installed, an existing lock is kept.
+    #[serde(skip)]
     pin: Option<Pin>,
 }
 
@@ -105,7 +114,11 @@ impl InstallArgs {
         let done = until_signal(join_all(each)).await;
         let _ = display.clear();
         let written = done.and_then(|installed| {
-            let report = Report::new(&installed);
+            let failed = |one: &Installed| matches!(one.outcome, Outcome::Failed { .. });
+            let report = Report {
+                ok: !installed.iter().any(failed),
+                servers: &installed,
+            };
             self.output.print(&report, Report::text)?;
             self.write(&local, &installed, lock, &lock_file)?;
             Ok(report.ok)
@@ -122,9 +135,10 @@ impl InstallArgs {
         bar: ProgressBar,
     ) -> Installed {
         let as_it_is = |outcome| Installed {
-            spec: spec.clone(),
-            asked: None,
+            server: spec.name.clone(),
             outcome,
+            unlocked: None,
+            asked: None,
             pin: None,
         };
         let asked = match local.app.installer.asked(spec, lock) {
@@ -148,10 +162,10 @@ impl InstallArgs {
         };
         bar.finish_with_message(outcome.word());
         Installed {
-            spec: spec.clone(),
+            unlocked: (pin.is_some() && !asked.lockable).then_some(UNLOCKED),
             asked: Some(asked),
-            outcome,
             pin,
+            ..as_it_is(outcome)
         }
     }
 
@@ -164,10 +178,6 @@ impl InstallArgs {
         path: &std::path::Path,
     ) -> Result<(), Failure> {
         let lock = self.lock(installed, before);
-        let pins = installed.iter().filter_map(|one| {
-            let pin = one.pin.as_ref()?;
-            Some((one.asked.as_ref()?, pin))
-        });
         let changes = installed
             .iter()
             .any(|one| matches!(one.outcome, Outcome::Upgrade { .. }));
@@ -179,8 +189,10 @@ impl InstallArgs {
             note("Nothing was changed.");
             return Ok(());
         }
-        for (asked, pin) in pins {
-            local.app.installer.remember(asked, pin);
+        for one in installed {
+            if let (Some(asked), Some(pin)) = (&one.asked, &one.pin) {
+                local.app.installer.remember(asked, pin);
+            }
         }
         if same || (before.is_none() && lock.servers.is_empty()) {
             return Ok(());
@@ -198,7 +210,7 @@ impl InstallArgs {
             lock.servers = before.cloned().unwrap_or_default().servers;
         }
         for one in installed {
-            let name = one.spec.name.as_str();
+            let name = one.server.as_str();
             let lockable = one.asked.as_ref().is_some_and(|asked| asked.lockable);
             let failed = matches!(one.outcome, Outcome::Failed { .. });
             let pin = match &one.pin {
@@ -315,31 +327,31 @@ impl Changes {
 }
 
 fn packages(old: &[(String, String)], new: &[(String, String)]) -> Vec<ChangedPackage> {
-    let find = |list: &[(String, String)], name: &str| {
-        let found = list.iter().find(|(known, _)| known == name);
-        found.map(|(_, version)| version.clone())
-    };
-    let mut names: Vec<&String> = old.iter().chain(new).map(|(name, _)| name).collect();
-    names.sort();
-    names.dedup();
-    let both = names.into_iter().map(|name| ChangedPackage {
+    let mut versions: BTreeMap<&String, [Option<&String>; 2]> = BTreeMap::new();
+    for (list, index) in [(old, 0), (new, 1)] {
+        for (name, version) in list {
+            versions.entry(name).or_default()[index].get_or_insert(version);
+        }
+    }
+    let changed = versions
+        .into_iter()
+        .filter(|(_, [before, after])| before != after);
+    let changed = changed.map(|(name, [before, after])| ChangedPackage {
         name: name.clone(),
-        before: find(old, name),
-        after: find(new, name),
+        before: before.cloned(),
+        after: after.cloned(),
     });
-    both.filter(|package| package.before != package.after)
-        .collect()
+    changed.collect()
 }
 
 fn tools(old: &[Tool], new: &[Tool]) -> Tools {
-    let find = |list: &[Tool], name: &str| list.iter().find(|tool| &*tool.name == name).cloned();
+    let same = |list: &[Tool], tool: &Tool| list.iter().position(|other| other.name == tool.name);
     let only = |these: &[Tool], others: &[Tool]| -> Vec<String> {
-        let missing = |tool: &&Tool| find(others, &tool.name).is_none();
-        let missing = these.iter().filter(missing);
+        let missing = these.iter().filter(|tool| same(others, tool).is_none());
         missing.map(|tool| tool.name.to_string()).collect()
     };
     let changed = new.iter().filter_map(|after| {
-        let before = find(old, &after.name)?;
+        let before = &old[same(old, after)?];
         let mut what = Vec::new();
         differing("", &before.object, &after.object, &mut what);
         let name = after.name.to_string();
@@ -360,7 +372,8 @@ fn differing(prefix: &str, old: &Object, new: &Object, found: &mut Vec<String>) 
         0 => true,
         depth => depth == 1 && key == "properties",
     };
-    for key in keys(old, new) {
+    let more = new.keys().filter(|key| !old.contains_key(*key));
+    for key in old.keys().chain(more) {
         let path = format!("{prefix}{key}");
         match (old.get(key), new.get(key)) {
             (before, after) if before == after => {}
@@ -370,11 +383,6 @@ fn differing(prefix: &str, old: &Object, new: &Object, found: &mut Vec<String>) 
             _ => found.push(path),
         }
     }
-}
-
-fn keys<'a>(old: &'a Object, new: &'a Object) -> Vec<&'a String> {
-    let more = new.keys().filter(|key| !old.contains_key(*key));
-    old.keys().chain(more).collect()
 }
 
 // The report of `install`, as text and JSON.
@@ -438,60 +446,33 @@ impl Outcome {
 
 /// The report.
 #[derive(Serialize)]
-pub struct Report<'a> {
+struct Report<'a> {
     /// True if nothing failed.
-    pub ok: bool,
-    servers: Vec<Line<'a>>,
+    ok: bool,
+    servers: &'a [Installed],
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    server: &'a str,
-    #[serde(flatten)]
-    outcome: &'a Outcome,
-    /// Why it is not in the lock file although it is installed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unlocked: Option<&'static str>,
-}
+const UNLOCKED: &str = "not locked: one of its packages is a directory, which has no version";
 
-const FOLDER: &str = "not locked: one of its packages is a directory, which has no version";
-
-impl<'a> Report<'a> {
-    /// Summarizes the results.
-    pub fn new(installed: &'a [Installed]) -> Self {
-        let lines = installed.iter().map(|one| Line {
-            server: one.spec.name.as_str(),
-            outcome: &one.outcome,
-            unlocked: one.asked.as_ref().and_then(|asked| {
-                let open = one.pin.is_some() && !asked.lockable;
-                open.then_some(FOLDER)
-            }),
-        });
-        let failed = |one: &Installed| matches!(one.outcome, Outcome::Failed { .. });
-        Self {
-            ok: !installed.iter().any(failed),
-            servers: lines.collect(),
-        }
-    }
-
+impl Report<'_> {
     /// The text output.
-    pub fn text(&self) -> String {
+    fn text(&self) -> String {
         let mut text = String::new();
-        for line in &self.servers {
-            line.write(&mut text);
+        for server in self.servers {
+            server.write(&mut text);
         }
         text
     }
 }
 
-impl Line<'_> {
+impl Installed {
     fn write(&self, text: &mut String) {
         let _ = write!(text, "{BOLD}{}{BOLD:#}: ", self.server);
         let version = |package: &Option<InstalledPackage>| match package {
             Some(InstalledPackage { name, version }) => format!("{name} {version}"),
             None => "packages".to_owned(),
         };
-        let _ = match self.outcome {
+        let _ = match &self.outcome {
             Outcome::Installed { package, packages } => writeln!(
                 text,
                 "{GOOD}installed{GOOD:#}, {} {DIM}({}){DIM:#}",
