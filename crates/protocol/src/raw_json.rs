@@ -155,11 +155,10 @@ impl RawJson {
         Self(format!("[{}]", elements.join(",")).into())
     }
 
-    /// A member of an object, as a part of this buffer; the first if the name is duplicated.
+    /// A member of an object, as a part of this buffer; the last if the name is duplicated.
     pub fn member(&self, name: &str) -> Option<Self> {
-        let named = |member: &Member| member.name.read().is_ok_and(|found: String| found == name);
-        let found = self.members()?.into_iter().find(named)?;
-        Some(found.value)
+        let [found] = last_members(&self.0, [name])?;
+        found.map(|value| Self::within(&self.0, value))
     }
 
     /// A nested value, by the names of the members on its path.
