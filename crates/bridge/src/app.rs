@@ -2,11 +2,9 @@
 
 use std::{
     num::NonZeroUsize,
+    ops::Deref,
     path::{Path, PathBuf},
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock, Weak, atomic::AtomicBool},
     time::Instant,
 };
 
@@ -25,6 +23,7 @@ use crate::{
     child::{ChildSettings, Children},
     condition::Condition,
     config::{DEFAULT_MAX_TOTAL_PROCESSES, Loaded, Settings},
+    core::Core,
     directory::Directory,
     identity::Identity,
     install::{Installer, InstallerSettings},
@@ -36,51 +35,38 @@ use crate::{
     telemetry::{Metrics, ServerState},
 };
 
-/// What to configure in Open WebUI so that calls carry a chat id.
-const NO_CHAT: &str = "stateful calls arrive without a chat of an authenticated user or key, so \
-                       each call starts a new process and folder: set \
-                       ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI (or add the custom \
-                       headers X-OpenWebUI-Chat-Id: {{CHAT_ID}} and X-OpenWebUI-User-Id: \
-                       {{USER_ID}} to the connection), and make it send the API key or connect \
-                       from a trusted address";
-
 /// With fewer stateful processes than this, a warning is shown: they serve only a few users.
 const FEW_PROCESSES: usize = 10;
 
 /// The running bridge.
 pub struct App {
-    /// The settings from flags and environment.
-    pub settings: Arc<Settings>,
-    /// The servers, and which callers may see them.
-    pub directory: Arc<Directory>,
-    /// Authenticates callers.
-    pub identity: Arc<Identity>,
-    /// The lists of all servers.
-    pub catalog: Arc<Catalog>,
+    /// The parts that the endpoints share.
+    pub core: Arc<Core>,
     /// Installs the servers' environments.
     pub installer: Arc<Installer>,
-    /// Runs calls.
-    pub engine: Arc<CallEngine>,
     /// The data that outlives the process.
     pub store: Arc<ChatStore>,
     /// The state of the machine.
     pub condition: Arc<Condition>,
-    /// Memory for request bodies.
-    pub bodies: BodyMemory,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The MCP endpoints.
     pub mcp: Arc<mcp::Endpoint>,
-    /// The other replicas on the same jobs folder.
-    pub replicas: Arc<Replicas>,
     /// When this process started.
     pub started: Instant,
-    calls_without_chat: AtomicBool,
     /// Whether the lists of every server were requested once.
     pub acquainted: AtomicBool,
     reload_fault: Mutex<Option<String>>,
     cap_warning: Mutex<Option<String>>,
     system_cap: OnceLock<Cap>,
+}
+
+impl Deref for App {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
 }
 
 impl App {
@@ -134,40 +120,35 @@ impl App {
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
         let min_free = settings.files.min_free_disk_bytes;
-        let directory = Arc::new(Directory::new(config));
-        let identity = Arc::new(Identity::new(&settings, engine.openwebui.clone()));
-        let replicas = Arc::new(replicas);
-        let mcp = Arc::new(mcp::Endpoint {
-            settings: settings.clone(),
-            directory: directory.clone(),
-            identity: identity.clone(),
-            catalog: catalog.clone(),
-            engine: engine.clone(),
-            replicas: replicas.clone(),
-            sessions: mcp::McpSessions::default(),
-            pending_inputs: mcp::PendingInputs::default(),
-            views: mcp::Views::default(),
-        });
-        Ok(Arc::new(Self {
-            condition: Arc::new(Condition::new(store.clone(), min_free)),
-            directory,
-            identity,
+        let core = Arc::new(Core {
+            directory: Arc::new(Directory::new(config)),
+            identity: Arc::new(Identity::new(&settings, engine.openwebui.clone())),
+            catalog,
+            engine,
             bodies: BodyMemory::new(
                 settings.listen.body_memory_bytes,
                 settings.listen.body_memory_per_user_bytes,
                 settings.listen.max_body_values,
                 settings.limits.queue_timeout,
             ),
+            replicas: Arc::new(replicas),
             settings,
-            catalog,
+            calls_without_chat: AtomicBool::new(false),
+        });
+        let mcp = Arc::new(mcp::Endpoint {
+            core: core.clone(),
+            sessions: mcp::McpSessions::default(),
+            pending_inputs: mcp::PendingInputs::default(),
+            views: mcp::Views::default(),
+        });
+        Ok(Arc::new(Self {
+            condition: Arc::new(Condition::new(store.clone(), min_free)),
+            core,
             installer,
-            engine,
             store,
             metrics,
             mcp,
-            replicas,
             started: Instant::now(),
-            calls_without_chat: AtomicBool::new(false),
             acquainted: AtomicBool::new(false),
             reload_fault: Mutex::default(),
             cap_warning: Mutex::default(),
@@ -211,13 +192,6 @@ impl App {
         self.reload_fault.lock().clone()
     }
 
-    /// Records that a stateful call had no chat id: logged once, and a warning in `/health`.
-    pub fn note_call_without_chat(&self) {
-        if !self.calls_without_chat.swap(true, Ordering::Relaxed) {
-            tracing::warn!("{NO_CHAT}");
-        }
-    }
-
     /// Warnings for the operator about things that work but should be checked.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.settings.warnings.clone();
@@ -234,9 +208,7 @@ impl App {
         }
         let cap = self.cap_warning.lock().clone();
         warnings.extend(cap);
-        if self.calls_without_chat.load(Ordering::Relaxed) {
-            warnings.push(NO_CHAT.to_owned());
-        }
+        warnings.extend(self.warning_without_chat());
         warnings
     }
 

@@ -16,13 +16,15 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::Tenant;
+use bridge_model::{Caller, Tenant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
+
+use crate::error_table::{CallerError, ErrorKind};
 
 /// Bytes of one permit.
 const UNIT: u64 = 1024;
@@ -39,14 +41,30 @@ const LEAST: u64 = 1024 * 1024;
 const REMEMBERED: usize = 1000;
 
 /// Why a body gets no memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// It needs more than one body may take, in bytes.
-    Never(u64),
-    /// Timeout while other bodies held the memory.
-    Now,
-    /// It has more values than this limit.
-    Values(u64),
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// It has more JSON values than this.
+    #[error("the body contains more than {0} JSON values (MCPO_MAX_BODY_VALUES)")]
+    TooManyValues(u64),
+    /// One body may not use this much memory.
+    #[error(
+        "the body needs more memory than the {0} bytes allowed for one body: raise \
+         MCPO_BODY_MEMORY, or send less data per request"
+    )]
+    TooLarge(u64),
+    /// Other bodies use the memory.
+    #[error("the memory for request bodies is in use (MCPO_BODY_MEMORY); try again in a moment")]
+    Busy,
+}
+
+impl CallerError for MemoryError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::TooManyValues(_) => ErrorKind::TOO_MANY_VALUES,
+            Self::TooLarge(_) => ErrorKind::BODY_TOO_LARGE,
+            Self::Busy => ErrorKind::NO_MEMORY,
+        }
+    }
 }
 
 /// The whole budget.
@@ -99,9 +117,9 @@ impl Part {
         bytes: u64,
         held: Option<&Taken>,
         patience: Duration,
-    ) -> Result<Taken, Refused> {
+    ) -> Result<Taken, MemoryError> {
         if bytes > self.bytes() {
-            return Err(Refused::Never(self.bytes()));
+            return Err(MemoryError::TooLarge(self.bytes()));
         }
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let held = held.map_or(0, |held| held.own.num_permits());
@@ -133,12 +151,12 @@ async fn taken(
     of: Arc<Semaphore>,
     units: u32,
     until: Instant,
-) -> Result<OwnedSemaphorePermit, Refused> {
+) -> Result<OwnedSemaphorePermit, MemoryError> {
     if let Ok(permit) = of.clone().try_acquire_many_owned(units) {
         return Ok(permit);
     }
     let taken = timeout_at(until, of.acquire_many_owned(units)).await;
-    taken.ok().and_then(Result::ok).ok_or(Refused::Now)
+    taken.ok().and_then(Result::ok).ok_or(MemoryError::Busy)
 }
 
 impl BodyMemory {
@@ -154,11 +172,11 @@ impl BodyMemory {
         }
     }
 
-    /// The budget as seen by one tenant.
-    pub fn for_tenant(&self, tenant: Tenant) -> TenantMemory<'_> {
+    /// The budget as seen by the caller's tenant.
+    pub fn for_caller(&self, caller: &Caller) -> TenantMemory<'_> {
         TenantMemory {
             memory: self,
-            tenant,
+            tenant: Tenant::from_caller(caller),
         }
     }
 }
@@ -182,14 +200,14 @@ impl<'m> TenantMemory<'m> {
 
     /// Takes the memory that the JSON in a body needs while it is parsed and checked; none for a tiny body.
     /// Hold the result until then.
-    pub async fn parse(self, body: &[u8]) -> Result<Option<Taken>, Refused> {
+    pub async fn parse(self, body: &[u8]) -> Result<Option<Taken>, MemoryError> {
         if body.len() < TINY {
             return Ok(None);
         }
         let memory = self.memory;
         let values = values(body, memory.most_values);
         if values > memory.most_values {
-            return Err(Refused::Values(memory.most_values));
+            return Err(MemoryError::TooManyValues(memory.most_values));
         }
         let needed = (body.len() as u64).saturating_add(values.saturating_mul(VALUE));
         let taken = memory
@@ -211,7 +229,7 @@ pub struct Share<'m> {
 
 impl Share<'_> {
     /// Takes memory for `size` bytes in total. Call it before storing them.
-    pub async fn grow(&mut self, size: u64) -> Result<(), Refused> {
+    pub async fn grow(&mut self, size: u64) -> Result<(), MemoryError> {
         if size <= self.size {
             return Ok(());
         }
@@ -303,7 +321,7 @@ fn values(json: &[u8], most: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bridge_model::{Caller, Principal};
+    use bridge_model::Principal;
 
     const MIB: u64 = 1024 * 1024;
 
@@ -311,11 +329,11 @@ mod tests {
         BodyMemory::new(bytes, bytes / 4 * 3, 1000, Duration::from_millis(10))
     }
 
-    fn user(name: &str) -> Tenant {
-        Tenant::from_caller(&Caller {
+    fn user(name: &str) -> Caller {
+        Caller {
             principal: Principal::User(name.into()),
             ..Caller::nobody([127, 0, 0, 1].into())
-        })
+        }
     }
 
     #[tokio::test]
@@ -323,22 +341,22 @@ mod tests {
         let memory = memory(64 * MIB);
         let mut slow = Vec::new();
         for _ in 0..100 {
-            let mut share = memory.for_tenant(user("alice")).begin(Some(20 * MIB));
+            let mut share = memory.for_caller(&user("alice")).begin(Some(20 * MIB));
             share.grow(10).await.unwrap();
             slow.push(share);
         }
-        let mut honest = memory.for_tenant(user("alice")).begin(Some(20 * MIB));
+        let mut honest = memory.for_caller(&user("alice")).begin(Some(20 * MIB));
         honest.grow(SMALL + 1).await.unwrap();
         honest.grow(20 * MIB).await.unwrap();
         // There is no room for a second one until the first is dropped. Small bodies do not wait for it.
-        let mut second = memory.for_tenant(user("alice")).begin(Some(20 * MIB));
-        assert_eq!(second.grow(SMALL + 1).await, Err(Refused::Now));
+        let mut second = memory.for_caller(&user("alice")).begin(Some(20 * MIB));
+        assert_eq!(second.grow(SMALL + 1).await, Err(MemoryError::Busy));
         let bytes = honest.keep(vec![0; 20 * 1024 * 1024].into());
         let part = bytes.slice(5..6);
         drop(bytes);
-        assert_eq!(second.grow(SMALL + 1).await, Err(Refused::Now));
+        assert_eq!(second.grow(SMALL + 1).await, Err(MemoryError::Busy));
         memory
-            .for_tenant(user("alice"))
+            .for_caller(&user("alice"))
             .begin(None)
             .grow(SMALL)
             .await
@@ -351,7 +369,7 @@ mod tests {
     async fn all_of_it_comes_back() {
         let memory = memory(64 * MIB);
         for length in [None, Some(10 * MIB)] {
-            let mut share = memory.for_tenant(user("alice")).begin(length);
+            let mut share = memory.for_caller(&user("alice")).begin(length);
             for size in (0..10 * MIB).step_by(10_000) {
                 share.grow(size).await.unwrap();
             }
@@ -365,26 +383,26 @@ mod tests {
     #[tokio::test]
     async fn one_tenant_leaves_memory_for_others() {
         let memory = memory(64 * MIB);
-        let (mut held, refused) = (Vec::new(), Err(Refused::Now));
+        let (mut held, refused) = (Vec::new(), Err(MemoryError::Busy));
         // 24 MiB of large bodies, of which one tenant may take 18.
         for number in 0..6 {
-            let mut share = memory.for_tenant(user("mallory")).begin(Some(3 * MIB));
+            let mut share = memory.for_caller(&user("mallory")).begin(Some(3 * MIB));
             assert_eq!(share.grow(3 * MIB).await, Ok(()), "{number}");
             held.push(share);
         }
-        let mut more = memory.for_tenant(user("mallory")).begin(Some(3 * MIB));
+        let mut more = memory.for_caller(&user("mallory")).begin(Some(3 * MIB));
         assert_eq!(more.grow(3 * MIB).await, refused);
-        let mut others = memory.for_tenant(user("alice")).begin(Some(5 * MIB));
+        let mut others = memory.for_caller(&user("alice")).begin(Some(5 * MIB));
         others.grow(5 * MIB).await.unwrap();
         drop(held);
         more.grow(3 * MIB).await.unwrap();
         // Only one body that is larger than the share is admitted at a time.
         drop((more, others));
-        let mut whole = memory.for_tenant(user("mallory")).begin(Some(20 * MIB));
+        let mut whole = memory.for_caller(&user("mallory")).begin(Some(20 * MIB));
         whole.grow(20 * MIB).await.unwrap();
-        let mut beside = memory.for_tenant(user("mallory")).begin(Some(3 * MIB));
+        let mut beside = memory.for_caller(&user("mallory")).begin(Some(3 * MIB));
         assert_eq!(beside.grow(3 * MIB).await, refused);
-        let mut others = memory.for_tenant(user("alice")).begin(Some(4 * MIB));
+        let mut others = memory.for_caller(&user("alice")).begin(Some(4 * MIB));
         others.grow(4 * MIB).await.unwrap();
     }
 
@@ -393,23 +411,23 @@ mod tests {
         let memory = memory(64 * MIB);
         let mut held = Vec::new();
         loop {
-            let mut share = memory.for_tenant(user("mallory")).begin(None);
+            let mut share = memory.for_caller(&user("mallory")).begin(None);
             if share.grow(SMALL).await.is_err() {
                 break;
             }
             held.push(share);
         }
         assert_eq!(held.len() as u64 * SMALL, 6 * MIB);
-        let mut others = memory.for_tenant(user("alice")).begin(None);
+        let mut others = memory.for_caller(&user("alice")).begin(None);
         others.grow(SMALL).await.unwrap();
         let text = vec![b' '; 8 * 1024 * 1024];
         let mut parsed = Vec::new();
-        while let Ok(taken) = memory.for_tenant(user("mallory")).parse(&text).await {
+        while let Ok(taken) = memory.for_caller(&user("mallory")).parse(&text).await {
             parsed.push(taken);
         }
         assert_eq!(parsed.len(), 2);
         let taken = memory
-            .for_tenant(user("alice"))
+            .for_caller(&user("alice"))
             .parse(&text[..7 << 20])
             .await;
         assert!(taken.unwrap().is_some());
@@ -419,7 +437,7 @@ mod tests {
     async fn tenants_are_not_remembered_for_ever() {
         let memory = memory(64 * MIB);
         for number in 0..3 * REMEMBERED {
-            let mut share = memory.for_tenant(user(&number.to_string())).begin(None);
+            let mut share = memory.for_caller(&user(&number.to_string())).begin(None);
             share.grow(1).await.unwrap();
         }
         assert!(memory.small.of_tenant.lock().len() <= REMEMBERED);
@@ -428,18 +446,21 @@ mod tests {
     #[tokio::test]
     async fn what_can_never_fit_is_told_at_once() {
         let memory = memory(8 * MIB);
-        let mut share = memory.for_tenant(user("alice")).begin(Some(20 * MIB));
-        assert_eq!(share.grow(SMALL + 1).await, Err(Refused::Never(3 * MIB)));
+        let mut share = memory.for_caller(&user("alice")).begin(Some(20 * MIB));
+        assert_eq!(
+            share.grow(SMALL + 1).await,
+            Err(MemoryError::TooLarge(3 * MIB))
+        );
         let many = format!("[{}1]", "1,".repeat(TINY));
         let refused = memory
-            .for_tenant(user("alice"))
+            .for_caller(&user("alice"))
             .parse(many.as_bytes())
             .await;
-        assert_eq!(refused.unwrap_err(), Refused::Values(1000));
+        assert_eq!(refused.unwrap_err(), MemoryError::TooManyValues(1000));
         let text = format!("[{:?}]", ",".repeat(TINY));
         assert!(
             memory
-                .for_tenant(user("alice"))
+                .for_caller(&user("alice"))
                 .parse(text.as_bytes())
                 .await
                 .unwrap()

@@ -25,6 +25,7 @@ mod child;
 mod cli;
 mod condition;
 mod config;
+mod core;
 mod directory;
 mod error_table;
 mod files_server;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 
 use crate::{
-    budget::{Refused, SMALL, TenantMemory},
+    budget::{MemoryError, SMALL, TenantMemory},
     error_table::{CallerError, ErrorKind},
 };
 
@@ -29,18 +29,9 @@ pub enum BodyError {
     /// It has more bytes than this.
     #[error("the body is larger than {0} bytes (MCPO_MAX_BODY_BYTES)")]
     TooLarge(u64),
-    /// It has more JSON values than this.
-    #[error("the body contains more than {0} JSON values (MCPO_MAX_BODY_VALUES)")]
-    TooManyValues(u64),
-    /// One body may not use this much memory.
-    #[error(
-        "the body needs more memory than the {0} bytes allowed for one body: raise \
-         MCPO_BODY_MEMORY, or send less data per request"
-    )]
-    NoMemory(u64),
-    /// Other bodies use the memory.
-    #[error("the memory for request bodies is in use (MCPO_BODY_MEMORY); try again in a moment")]
-    Busy,
+    /// It gets no memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// Its sender was silent for too long, or too slow.
     #[error("the body was not received in time (MCPO_BODY_TIMEOUT)")]
     TooSlow,
@@ -68,21 +59,10 @@ impl BodyError {
 impl CallerError for BodyError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::TooLarge(_) | Self::NoMemory(_) => ErrorKind::BODY_TOO_LARGE,
-            Self::TooManyValues(_) => ErrorKind::TOO_MANY_VALUES,
-            Self::Busy => ErrorKind::NO_MEMORY,
+            Self::TooLarge(_) => ErrorKind::BODY_TOO_LARGE,
+            Self::Memory(error) => error.kind(),
             Self::TooSlow => ErrorKind::SLOW_BODY,
             Self::Broken(_) => ErrorKind::BROKEN_BODY,
-        }
-    }
-}
-
-impl From<Refused> for BodyError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Never(bytes) => Self::NoMemory(bytes),
-            Refused::Now => Self::Busy,
-            Refused::Values(most) => Self::TooManyValues(most),
         }
     }
 }

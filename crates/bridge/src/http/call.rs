@@ -7,7 +7,7 @@ use axum::{
     http::header,
     response::{IntoResponse as _, Response},
 };
-use bridge_model::{Caller, Tenant};
+use bridge_model::Caller;
 use bridge_openapi::{BRIEF_BYTES, Stopped, ToolFailure, Unfit, result_body};
 use bridge_protocol::RawJson;
 use bridge_state::Artifact;
@@ -19,38 +19,37 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
     Audited, Problem, add_session,
-    body::BodyError,
     inbound::Inbound,
     multipart, refused,
     route::{Mount, with_slashes},
     upload,
 };
 use crate::{
-    app::App,
     artifacts::{numbered, safe_name},
     budget::Taken,
-    call::{Answer, Ask, Call, CallError, Incoming, Link, Waited},
+    call::{Answer, Ask, Call, CallEngine, CallError, Incoming, Link, Waited},
     catalog::{Knowledge, Offer},
     config::{Mode, ServerSpec, Settings},
+    core::Core,
     identity::{NoServer, usable},
     replicas::{Exit, Located, Payload},
     session::{Class, Wants, WorkspaceAddress},
-    telemetry::{ProblemKind, RequestId},
+    telemetry::ProblemKind,
 };
 
 /// Calls a tool below `/mcpo/`, with all servers, or at the root, for compatibility with mcpo.
 pub async fn call(
-    app: &Arc<App>,
     inbound: &Inbound<'_>,
     body: &mut Body,
     mount: Mount,
     server: &str,
     tool: &str,
 ) -> Response {
-    let named = with_slashes(app, server, tool);
+    let core = inbound.core;
+    let named = with_slashes(&core.directory, server, tool);
     // A single server's tools are at the root, and their names may contain slashes.
-    let single = app.settings.command_line.server.as_ref().filter(|_| {
-        let known = || app.directory.config().servers.contains_key(server);
+    let single = core.settings.command_line.server.as_ref().filter(|_| {
+        let known = || core.directory.config().servers.contains_key(server);
         mount == Mount::Root && named.is_none() && !known()
     });
     let of_single = single.map(|single| (single.name.as_str(), format!("{server}/{tool}")));
@@ -59,7 +58,7 @@ pub async fn call(
         (None, Some((server, tool))) => (*server, &**tool),
         (None, None) => (server, tool),
     };
-    let answered = answer(app, inbound, body, tool).await;
+    let answered = answer(inbound, body, tool).await;
     let mut response = answered.unwrap_or_else(Exit::into_response);
     if response.extensions().get::<ProblemKind>().is_some() {
         response.extensions_mut().insert(Audited);
@@ -68,60 +67,59 @@ pub async fn call(
 }
 
 async fn answer(
-    app: &Arc<App>,
     inbound: &Inbound<'_>,
     body: &mut Body,
     tool: (&str, &str),
 ) -> Result<Response, Exit<Problem>> {
-    let headers = &inbound.parts.headers;
-    let caller = inbound.caller(app).await.map_err(Problem::from);
+    let (core, headers) = (inbound.core, &inbound.parts.headers);
+    let caller = inbound.caller().await.map_err(Problem::from);
     let caller = &caller.inspect_err(|problem| {
         let nobody = Caller::nobody(inbound.peer.ip());
-        refused(app, &nobody, tool, problem.kind());
+        refused(&core.directory, &nobody, tool, problem.kind());
     })?;
-    let refused = |problem: &Problem| refused(app, caller, tool, problem.kind());
+    let refused = |problem: &Problem| refused(&core.directory, caller, tool, problem.kind());
     // Nothing is read or written for a caller without access to such a tool.
-    let locate = || async { locate(app, tool, caller).await.inspect_err(refused) };
+    let locate = || async { locate(core, tool, caller).await.inspect_err(refused) };
     let located = locate().await?;
     let (mut whole, mut kept, mut spooled) = (None, None, None);
     if multipart::is_multipart(headers) {
-        (kept, spooled) = inbound.keep(app, body).await?.unzip();
+        (kept, spooled) = inbound.keep(body).await?.unzip();
     } else {
-        let read = inbound.read(app, caller, body).await.map_err(Problem::from);
+        let read = inbound.read(caller, body).await.map_err(Problem::from);
         whole = Some(read.inspect_err(refused)?);
     }
     let kept = kept.or_else(|| whole.clone().map(Payload::Whole));
-    let forward = || Some(inbound.forward(app, caller, kept.clone()?));
-    let forwarding = app.replicas.forwarding(caller, forward);
+    let forward = || Some(inbound.forward(caller, kept.clone()?));
+    let forwarding = core.replicas.forwarding(caller, forward);
     let found = &forwarding.found(located, locate).await?;
     let prepared = if let Some(body) = &whole {
-        prepare(app, found, caller, body, inbound.id).await
+        prepare(inbound, found, caller, body).await
     } else {
         let body = spooled.as_mut().unwrap_or(body);
         // Boxed, because it is large, and few calls have files.
-        Box::pin(prepare_files(app, found, caller, inbound, body)).await
+        Box::pin(prepare_files(inbound, found, caller, body)).await
     };
     let (mut call, files) = prepared.inspect_err(refused)?;
     let wants = match &files {
         None => Wants::for_caller(&call.spec, &call.profile, caller),
         Some(_) => None,
     };
-    let (replicas, mode, address) = (&app.replicas, call.spec.mode, &call.address);
+    let (replicas, mode, address) = (&core.replicas, call.spec.mode, &call.address);
     let entering = replicas.enter_or_forward(caller, mode, address, wants.as_ref(), forward);
     let opened = entering.await?;
     call.opened = Mutex::new(opened);
     if let Some(files) = files {
-        let bringing = Box::pin(files.bring(app, found, &mut call));
+        let bringing = Box::pin(files.bring(&core.engine, found, &mut call));
         bringing.await.inspect_err(refused)?;
     }
-    call.forwarded = app.identity.forwarded(&call.spec, headers, caller);
-    Ok(run(app, call).await)
+    call.forwarded = core.identity.forwarded(&call.spec, headers, caller);
+    Ok(run(&core.engine, call).await)
 }
 
-async fn run(app: &Arc<App>, call: Box<Call>) -> Response {
+async fn run(engine: &Arc<CallEngine>, call: Box<Call>) -> Response {
     let (spec, session) = (call.spec.clone(), call.address.session.clone());
-    let answered = app.engine.run(call).await.map_err(Problem::from);
-    let response = answered.and_then(|answer| call_response(&answer, &spec, &app.settings));
+    let answered = engine.run(call).await.map_err(Problem::from);
+    let response = answered.and_then(|answer| call_response(&answer, &spec, &engine.settings));
     let mut response = response.unwrap_or_else(Problem::into_response);
     if let Some(session) = session.filter(|_| spec.mode == Mode::Stateful) {
         // The session for a caller without a chat, also after a failed call.
@@ -132,19 +130,17 @@ async fn run(app: &Arc<App>, call: Box<Call>) -> Response {
 
 /// Prepares a call whose body is its arguments: all checks before it runs.
 async fn prepare(
-    app: &App,
+    inbound: &Inbound<'_>,
     found: &Found,
     caller: &Caller,
     body: &Bytes,
-    id: &RequestId,
 ) -> Result<Prepared, Problem> {
     let received = Instant::now();
-    let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
-    let parsing = memory.parse(body).await.map_err(BodyError::from)?;
+    let parsing = inbound.core.bodies.for_caller(caller).parse(body).await?;
     let arguments = read(body.clone()).await?;
     let arguments = check(found, arguments, received).await?;
     drop(parsing);
-    let call = call_of(app, found, caller, arguments.kept_with(body), id, received)?;
+    let call = call_of(inbound, found, caller, arguments.kept_with(body), received)?;
     Ok((call, None))
 }
 
@@ -152,21 +148,20 @@ async fn prepare(
 type Prepared = (Box<Call>, Option<WithFiles>);
 
 fn call_of(
-    app: &App,
+    inbound: &Inbound<'_>,
     Found { offer, tool }: &Found,
     caller: &Caller,
     arguments: RawJson,
-    id: &RequestId,
     received: Instant,
 ) -> Result<Box<Call>, Problem> {
     let address = WorkspaceAddress::for_caller(caller, &offer.spec);
     let address = address.ok_or(CallError::UnknownSession)?;
     if offer.spec.mode == Mode::Stateful && address.class == Class::OneCall {
         // Without a chat each call has a folder of its own: a setting is missing in Open WebUI.
-        app.note_call_without_chat();
+        inbound.core.note_call_without_chat();
     }
     let (caller, spec) = (caller.clone(), offer.spec.clone());
-    let mut call = Call::of_tool(caller, spec, address, tool, arguments, id);
+    let mut call = Call::of_tool(caller, spec, address, tool, arguments, inbound.id);
     call.received = received;
     Ok(call)
 }
@@ -207,16 +202,16 @@ struct Found {
 
 /// The tool, here or, while the server's offer is being read, at a replica that may know it.
 async fn locate(
-    app: &App,
+    core: &Core,
     (server, tool): (&str, &str),
     caller: &Caller,
 ) -> Result<Located<Found>, Problem> {
     let unknown = || NoServer::Unknown(server.to_owned());
-    let name = usable(&app.directory, server, caller)?;
-    let offer = match app.catalog.offer(&name).await.ok_or_else(unknown)? {
+    let name = usable(&core.directory, server, caller)?;
+    let offer = match core.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => offer,
         Knowledge::Learning => {
-            let other = app.replicas.anyone_for(caller);
+            let other = core.replicas.anyone_for(caller);
             let other = other.ok_or_else(|| NoServer::Starting(server.to_owned()))?;
             return Ok(Err(other));
         }
@@ -250,17 +245,16 @@ struct WithFiles {
 
 /// Prepares a call with files: reads its body, and stores the files next to the workspaces.
 async fn prepare_files(
-    app: &App,
+    inbound: &Inbound<'_>,
     found: &Found,
     caller: &Caller,
-    inbound: &Inbound<'_>,
     body: &mut Body,
 ) -> Result<Prepared, Problem> {
     let spec = &found.offer.spec;
     if spec.mode == Mode::Shared {
         return Err(Problem::no_folder(spec.name.as_str()));
     }
-    let sent = multipart::read(app, caller, &inbound.parts.headers, body).await?;
+    let sent = multipart::read(inbound.core, caller, &inbound.parts.headers, body).await?;
     let mut arguments = Map::new();
     for (name, text) in sent.texts {
         if name != "arguments" {
@@ -269,11 +263,8 @@ async fn prepare_files(
             );
             return Err(Problem::bad_part(&why));
         }
-        let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
-        let _parsing = memory
-            .parse(text.as_bytes())
-            .await
-            .map_err(BodyError::from)?;
+        let memory = inbound.core.bodies.for_caller(caller);
+        let _parsing = memory.parse(text.as_bytes()).await?;
         arguments = serde_json::from_str(&text).map_err(|error| {
             let why = format!("the part 'arguments' is not a JSON object: {error}");
             Problem::bad_part(&why)
@@ -289,7 +280,7 @@ async fn prepare_files(
     let received = Instant::now();
     let arguments = files.arguments(found, &files.expected())?;
     let arguments = check(found, arguments, received).await?;
-    let call = call_of(app, found, caller, arguments, inbound.id, received)?;
+    let call = call_of(inbound, found, caller, arguments, received)?;
     Ok((call, Some(files)))
 }
 
@@ -333,7 +324,7 @@ impl WithFiles {
     /// Moves the files into the call's folder. A call with a private folder does this itself.
     async fn bring(
         mut self,
-        app: &Arc<App>,
+        engine: &Arc<CallEngine>,
         found: &Found,
         call: &mut Call,
     ) -> Result<(), Problem> {
@@ -342,7 +333,7 @@ impl WithFiles {
             call.incoming = Mutex::new(files);
             return Ok(());
         }
-        let taken = upload::take_in(app, &call.caller, &call.address, files).await?;
+        let taken = upload::take_in(engine, &call.caller, &call.address, files).await?;
         let names: Vec<_> = taken.into_iter().map(|file| file.name).collect();
         let arguments = self.arguments(found, &names)?;
         let arguments = check(found, arguments, call.received).await?;

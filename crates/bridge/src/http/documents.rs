@@ -11,45 +11,44 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::route::{Mount, server_url, with_slashes};
-use super::{Problem, hosts::Reader};
+use super::{Problem, inbound::Inbound};
 use crate::{
-    app::App,
     call::CallError,
     catalog::{Knowledge, Offer},
+    config::Settings,
     identity::NoServer,
 };
 
 /// `GET /mcpo/{server}/{leaf}` and `GET /{server}/{leaf}`; `GET /{leaf}` if a single server is served at the root.
 pub async fn of_server(
-    app: &App,
-    reader: &Reader<'_>,
+    inbound: &Inbound<'_>,
     mount: Mount,
     server: &str,
     leaf: &str,
 ) -> Result<Response, Problem> {
-    let leaf = leaf.trim_end_matches('/');
-    let named = with_slashes(app, server, leaf);
+    let (core, leaf) = (inbound.core, leaf.trim_end_matches('/'));
+    let named = with_slashes(&core.directory, server, leaf);
     let (server, leaf) = match &named {
         Some((server, leaf)) => (&**server, &**leaf),
         None => (server, leaf),
     };
-    let keys = &app.settings.access.keys;
+    let keys = &core.settings.access.keys;
     let (leaf, opened) = match leaf.split_once('/') {
         // For clients that cannot send a key: the secret in the path proves that the client has it.
         Some((secret, document @ "openapi.json")) if keys.opens_documents(secret) => {
             (document, true)
         }
         _ => {
-            reader.admit(app).await?;
+            inbound.admit_reader().await?;
             (leaf, false)
         }
     };
     let unknown = || NoServer::Unknown(server.to_owned());
-    let config = app.directory.config();
+    let config = core.directory.config();
     let spec = config.servers.get(server);
-    let spec = spec.filter(|spec| opened || reader.sees(app, spec));
+    let spec = spec.filter(|spec| opened || inbound.reader_sees(spec));
     let name = spec.map(|spec| spec.name.clone()).ok_or_else(unknown)?;
-    let offer = match app.catalog.offer(&name).await.ok_or_else(unknown)? {
+    let offer = match core.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => offer,
         Knowledge::Learning => return Err(NoServer::Starting(server.to_owned()).into()),
         Knowledge::Failed { .. } => {
@@ -59,9 +58,9 @@ pub async fn of_server(
         }
     };
     match leaf {
-        "openapi.json" => openapi_json(app, &offer, mount).await,
+        "openapi.json" => openapi_json(&core.settings, &offer, mount).await,
         "docs" => {
-            let listen = &app.settings.listen;
+            let listen = &core.settings.listen;
             let outside = format!("{}{}/docs/assets", listen.root_path, listen.path_prefix);
             let assets = match mount {
                 // The depth of the page depends on whether its address encodes the slashes.
@@ -80,8 +79,11 @@ pub async fn of_server(
     }
 }
 
-async fn openapi_json(app: &App, offer: &Arc<Offer>, mount: Mount) -> Result<Response, Problem> {
-    let settings = &app.settings;
+async fn openapi_json(
+    settings: &Settings,
+    offer: &Arc<Offer>,
+    mount: Mount,
+) -> Result<Response, Problem> {
     let url = server_url(&settings.listen, mount, offer.spec.name.as_str());
     let documents = match mount {
         Mount::Single => settings.documents.clone(),
@@ -97,17 +99,18 @@ async fn openapi_json(app: &App, offer: &Arc<Offer>, mount: Mount) -> Result<Res
 }
 
 /// `GET /openapi.json` and `GET /docs`: the servers, with links to their documents. A single server has its own there.
-pub async fn root(app: &App, reader: &Reader<'_>, file: &str) -> Result<Response, Problem> {
-    if let Some(single) = &app.settings.command_line.server {
-        return of_server(app, reader, Mount::Single, single.name.as_str(), file).await;
+pub async fn root(inbound: &Inbound<'_>, file: &str) -> Result<Response, Problem> {
+    let core = inbound.core;
+    if let Some(single) = &core.settings.command_line.server {
+        return of_server(inbound, Mount::Single, single.name.as_str(), file).await;
     }
-    reader.admit(app).await?;
-    let config = app.directory.config();
+    inbound.admit_reader().await?;
+    let config = core.directory.config();
     let seen = config.servers.iter();
-    let seen = seen.filter(|(_, spec)| reader.sees(app, spec));
+    let seen = seen.filter(|(_, spec)| inbound.reader_sees(spec));
     let known = seen.map(|(name, _)| {
         let url = format!("mcpo/{}", path_segment(name.as_str()));
-        (name, app.catalog.peek(name), url)
+        (name, core.catalog.peek(name), url)
     });
     let known: Vec<_> = known.collect();
     let entries = known.iter().map(|(name, known, url)| {
@@ -133,7 +136,7 @@ pub async fn root(app: &App, reader: &Reader<'_>, file: &str) -> Result<Response
     if file == "docs" {
         return Ok(page(bridge_openapi::index_page(&entries), INDEX_CSP));
     }
-    let document = bridge_openapi::index_document(&app.settings.documents, &entries);
+    let document = bridge_openapi::index_document(&core.settings.documents, &entries);
     Ok(json(document.to_string().into()))
 }
 

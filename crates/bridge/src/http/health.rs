@@ -12,7 +12,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Audited, Problem, files::Served, hosts::Reader};
+use super::{Audited, Problem, files::Served, inbound::Inbound};
 use crate::{
     app::App,
     catalog::Knowledge,
@@ -182,14 +182,14 @@ fn server(known: Option<Knowledge>) -> ServerHealth {
 }
 
 /// `GET /health`.
-pub async fn report(app: &App, reader: &Reader<'_>) -> Response {
+pub async fn report(app: &App, inbound: &Inbound<'_>) -> Response {
     app.condition.look().await;
-    let health = app.health(&reader.caller(app));
+    let health = app.health(&inbound.reader());
     let status = match health.status {
         Status::Ok | Status::Degraded => StatusCode::OK,
         Status::Down => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let body = if reader.is_operator(app) {
+    let body = if inbound.is_operator() {
         serde_json::to_string(&health).unwrap_or_default()
     } else {
         json!({"status": health.status, "timestamp": health.timestamp}).to_string()
@@ -224,9 +224,9 @@ impl App {
 }
 
 /// `GET /health/ready`: calls are accepted.
-pub async fn ready(app: &App, reader: &Reader<'_>) -> Response {
+pub async fn ready(app: &App, inbound: &Inbound<'_>) -> Response {
     app.condition.look().await;
-    let down = app.health(&reader.caller(app)).status == Status::Down;
+    let down = app.health(&inbound.reader()).status == Status::Down;
     if down || !app.is_acquainted() {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
     } else {
@@ -237,10 +237,10 @@ pub async fn ready(app: &App, reader: &Reader<'_>) -> Response {
 // `/metrics`, and the audit log of downloads.
 
 /// `GET /metrics`: Prometheus' text format; public like documents.
-pub async fn render(app: &App, reader: &Reader<'_>) -> Result<Response, Problem> {
-    reader.admit(app).await?;
+pub async fn render(app: &App, inbound: &Inbound<'_>) -> Result<Response, Problem> {
+    inbound.admit_reader().await?;
     // Labels contain the names of servers.
-    if !app.directory.shows_all(&reader.caller(app)) {
+    if !app.directory.shows_all(&inbound.reader()) {
         return Err(Refusal::MissingKey.into());
     }
     let kind = [(header::CONTENT_TYPE, METRICS_TYPE)];
@@ -265,14 +265,14 @@ pub fn count_problem(metrics: &Metrics, peer: SocketAddr, response: &Response) {
 }
 
 /// Writes an audit line for each file that was sent.
-pub fn audit_download(app: &App, peer: SocketAddr, method: &Method, response: &Response) {
+pub fn audit_download(metrics: &Metrics, peer: SocketAddr, method: &Method, response: &Response) {
     let reads = *method == Method::GET;
     let sends = [StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&response.status());
     if let Some(Served(file)) = response.extensions().get().filter(|_| reads && sends) {
         // The response may contain a part of the file.
         let length = response.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        app.metrics.downloaded(length.unwrap_or(file.size));
+        metrics.downloaded(length.unwrap_or(file.size));
         audit(&AuditEvent {
             address: Some(peer.ip()),
             job: Some(file.job),

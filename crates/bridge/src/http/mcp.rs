@@ -7,29 +7,29 @@ use axum::{
     http::{HeaderMap, Method, header},
     response::{IntoResponse as _, Response},
 };
-use bridge_model::{Caller, Tenant};
+use bridge_model::Caller;
 use bridge_protocol::ClientMessage;
 use bytes::Bytes;
 
-use super::{body::BodyError, inbound::Inbound, refused};
+use super::{inbound::Inbound, refused};
 use crate::{
-    app::App,
+    core::path_and_query,
     error_table::ErrorKind,
-    mcp::{self, McpExit, McpRequest, RpcError, Scope},
+    mcp::{self, Endpoint, McpExit, McpRequest, RpcError, Scope},
     replicas::Located,
 };
 
 /// Answers a POST (one message of a client), a DELETE (the end of a protocol session) or a GET (a stream of
 /// messages that belong to no request).
 pub async fn answer(
-    app: &Arc<App>,
+    endpoint: &Arc<Endpoint>,
     inbound: &Inbound<'_>,
     body: &mut Body,
     server: Option<&str>,
 ) -> Response {
     let answered = async {
         let (method, headers) = (&inbound.parts.method, &inbound.parts.headers);
-        let caller = inbound.caller(app).await.map_err(RpcError::from)?;
+        let caller = inbound.caller().await.map_err(RpcError::from)?;
         let posts = *method == Method::POST;
         if *method != Method::DELETE {
             let forms = ["application/json", "text/event-stream"];
@@ -39,13 +39,12 @@ pub async fn answer(
             is_json(headers)?;
         }
         // The body is read only for a caller who may use the server.
-        let locate = || locate(app, server, &caller);
+        let locate = || locate(endpoint, server, &caller);
         let located = locate().await?;
         let (body, message) = if posts {
-            let body = inbound.read(app, &caller, body).await;
+            let body = inbound.read(&caller, body).await;
             let body = body.map_err(RpcError::from)?;
-            let memory = app.bodies.for_tenant(Tenant::from_caller(&caller));
-            let parsing = memory.parse(&body).await.map_err(BodyError::from);
+            let parsing = inbound.core.bodies.for_caller(&caller).parse(&body).await;
             let _parsing = parsing.map_err(RpcError::from)?;
             let message = ClientMessage::read(&body).map_err(RpcError::from)?;
             (body, Some(message))
@@ -53,13 +52,12 @@ pub async fn answer(
             (Bytes::new(), None)
         };
         let request = McpRequest {
-            endpoint: &app.mcp,
+            endpoint,
             caller: &caller,
-            method: method.clone(),
-            headers,
-            target: inbound.target(),
+            parts: inbound.parts,
+            target: path_and_query(inbound.parts),
             body,
-            id: inbound.id.clone(),
+            id: inbound.id,
         };
         let scope = request.forwarding().found(located, locate).await?;
         match message {
@@ -73,18 +71,18 @@ pub async fn answer(
 
 /// The servers of the request.
 async fn locate(
-    app: &App,
+    endpoint: &Endpoint,
     server: Option<&str>,
     caller: &Caller,
 ) -> Result<Located<Scope>, RpcError> {
     let Some(server) = server else {
         return Ok(Ok(Scope::All));
     };
-    let located = mcp::locate_offer(&app.mcp, server, caller).await;
+    let located = mcp::locate_offer(endpoint, server, caller).await;
     let located = located.inspect_err(|error| {
-        let kind = error.kind.name;
-        if app.directory.refusal_kind(server, kind) == "not_allowed" {
-            refused(app, caller, (server, ""), kind);
+        let (directory, kind) = (&endpoint.core.directory, error.kind.name);
+        if directory.refusal_kind(server, kind) == "not_allowed" {
+            refused(directory, caller, (server, ""), kind);
         }
     })?;
     Ok(located.map(Scope::One))

@@ -5,7 +5,6 @@ mod call;
 mod documents;
 pub mod files;
 mod health;
-mod hosts;
 mod inbound;
 mod mcp;
 mod multipart;
@@ -18,7 +17,7 @@ use axum::{http::HeaderValue, response::Response};
 use bridge_model::{Caller, SessionId};
 
 use crate::{
-    app::App,
+    directory::Directory,
     identity::SESSION_HEADER,
     telemetry::{Action, AuditEvent, audit},
 };
@@ -32,8 +31,13 @@ pub use service::{Overfull, Service};
 pub struct Audited;
 
 /// Writes the audit line of a call that is refused before it runs; a call that runs writes its own.
-fn refused(app: &App, caller: &Caller, (server, tool): (&str, &str), kind: &'static str) {
-    let kind = app.directory.refusal_kind(server, kind);
+fn refused(
+    directory: &Directory,
+    caller: &Caller,
+    (server, tool): (&str, &str),
+    kind: &'static str,
+) {
+    let kind = directory.refusal_kind(server, kind);
     audit(&AuditEvent {
         address: Some(caller.address),
         server: Some(server),

@@ -4,7 +4,7 @@ use axum::{
     body::{Body, HttpBody as _},
     http::{HeaderMap, HeaderValue, header},
 };
-use bridge_model::{Caller, Tenant};
+use bridge_model::Caller;
 use bridge_state::{StagedFile, StoreError};
 use bytes::{Buf as _, Bytes, BytesMut};
 use encoding_rs::{Encoding, SHIFT_JIS, UTF_8, WINDOWS_1252};
@@ -15,9 +15,10 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::{Problem, body::BodyError};
 use crate::{
-    app::App,
     budget::{Share, Taken},
-    call::Incoming,
+    call::{CallEngine, Incoming},
+    config::Settings,
+    core::Core,
 };
 
 /// A multipart body.
@@ -47,8 +48,8 @@ fn content_type(headers: &HeaderMap) -> &[u8] {
 const TEXTS: usize = 100;
 
 /// Maximum number of bytes of all parts of a request.
-pub fn most(app: &App) -> u64 {
-    let (files, listen) = (&app.settings.files, &app.settings.listen);
+pub fn most(settings: &Settings) -> u64 {
+    let (files, listen) = (&settings.files, &settings.listen);
     let (largest, count) = (files.max_upload_bytes, files.max_per_call as u64);
     largest
         .saturating_mul(count)
@@ -58,22 +59,22 @@ pub fn most(app: &App) -> u64 {
 /// Reads all parts. Limits: `MCPO_MAX_UPLOAD_BYTES` for each file, `MCPO_MAX_BODY_BYTES` for all texts
 /// together, and as many files as a call may link.
 pub async fn read(
-    app: &App,
+    core: &Core,
     caller: &Caller,
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<MultipartBody, Problem> {
-    let boundary = boundary(headers)?;
-    if body.size_hint().lower() > most(app) {
-        return Err(Problem::files_too_large(most(app)));
+    let (settings, boundary) = (&core.settings, boundary(headers)?);
+    let most = most(settings);
+    if body.size_hint().lower() > most {
+        return Err(Problem::files_too_large(most));
     }
-    let mut body = Reader::new(body, &boundary, most(app));
+    let mut body = Reader::new(body, &boundary, most);
     let mut parts = MultipartBody::default();
-    let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
     let mut texts = Texts {
-        limit: app.settings.listen.max_body_bytes,
+        limit: settings.listen.max_body_bytes,
         taken: 0,
-        share: memory.begin(None),
+        share: core.bodies.for_caller(caller).begin(None),
     };
     while let Some(head) = body.next().await? {
         let disposition = Disposition::read(&head.disposition);
@@ -91,11 +92,11 @@ pub async fn read(
             // A browser sends this for a field without a chosen file.
             continue;
         }
-        let most = app.settings.files.max_per_call;
+        let most = settings.files.max_per_call;
         if parts.files.len() >= most {
             return Err(Problem::too_many_files(most));
         }
-        let file = file(app, &mut body, file_name, first).await?;
+        let file = file(&core.engine, &mut body, file_name, first).await?;
         parts.files.push((name, file));
     }
     parts.held = texts.share.into_taken();
@@ -137,7 +138,7 @@ impl Texts<'_> {
         if self.taken > self.limit {
             return Err(BodyError::TooLarge(self.limit).into());
         }
-        Ok(self.share.grow(self.taken).await.map_err(BodyError::from)?)
+        Ok(self.share.grow(self.taken).await?)
     }
 }
 
@@ -156,13 +157,13 @@ async fn text_field(
 }
 
 async fn file(
-    app: &App,
+    engine: &CallEngine,
     body: &mut Reader<'_>,
     name: String,
     mut chunk: Option<Bytes>,
 ) -> Result<Incoming, Problem> {
-    let limit = app.settings.files.max_upload_bytes;
-    let file = stage(app).await?;
+    let limit = engine.settings.files.max_upload_bytes;
+    let file = stage(engine).await?;
     let mut to = tokio::fs::File::from_std(file.data().map_err(unwritten)?);
     let mut size = 0;
     while let Some(bytes) = chunk {
@@ -178,8 +179,8 @@ async fn file(
 }
 
 /// Creates a temporary file.
-pub async fn stage(app: &App) -> Result<StagedFile, Problem> {
-    let store = app.store.clone();
+pub async fn stage(engine: &CallEngine) -> Result<StagedFile, Problem> {
+    let store = engine.store.clone();
     let staged = tokio::task::spawn_blocking(move || store.blobs().stage()).await;
     staged.expect("staging does not panic").map_err(full)
 }

@@ -8,8 +8,8 @@ use bridge_openapi::path_segment;
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    app::App,
     config::{Listen, RESERVED_NAMES},
+    directory::Directory,
 };
 
 /// The pattern for logs and metrics if no route matches.
@@ -202,8 +202,8 @@ pub fn server_url(listen: &Listen, mount: Mount, server: &str) -> String {
 
 /// For servers with slashes in their names: the longest name that is a prefix of the path, and the rest of the path.
 /// `None` if the first segment of the path is the server's name, as nearly always.
-pub fn with_slashes(app: &App, server: &str, leaf: &str) -> Option<(String, String)> {
-    let config = app.directory.config();
+pub fn with_slashes(directory: &Directory, server: &str, leaf: &str) -> Option<(String, String)> {
+    let config = directory.config();
     let names = config.servers.keys().map(ServerName::as_str);
     let of_two = |name: &str| name.len() > server.len() || name == server;
     let mut names = names

@@ -24,9 +24,8 @@ use super::{
     body::guarded,
     call, documents,
     files::Downloads,
-    health, hosts,
-    hosts::Reader,
-    inbound::{Inbound, Relayed, relayed},
+    health,
+    inbound::{Inbound, Relayed, check_host, relayed},
     mcp, multipart,
     route::{Route, Routes},
     upload,
@@ -141,6 +140,7 @@ impl Service {
         let mut response = match self.admit(&route, &mut parts, &mut body).await {
             Ok(relayed) => {
                 let inbound = Inbound {
+                    core: &app.core,
                     peer,
                     id,
                     parts: &parts,
@@ -150,7 +150,7 @@ impl Service {
                     && parts.method == Method::POST
                 {
                     // Most requests are calls.
-                    call::call(app, &inbound, &mut body, *mount, server, tool).await
+                    call::call(&inbound, &mut body, *mount, server, tool).await
                 } else {
                     let answer = Box::pin(self.dispatch(&route, &inbound, &mut body)).await;
                     answer.unwrap_or_else(Problem::into_response)
@@ -182,10 +182,10 @@ impl Service {
         parts: &mut Parts,
         body: &mut Body,
     ) -> Result<Option<Relayed>, Response> {
-        let relayed = relayed(&self.app, parts, body).await?;
+        let relayed = relayed(&self.app.core, parts, body).await?;
         // Another replica uses the address at which it reaches this one.
         if relayed.is_none() {
-            hosts::check(&self.app, route, parts).map_err(Problem::into_response)?;
+            check_host(&self.app.core, route, parts).map_err(Problem::into_response)?;
         }
         Ok(relayed)
     }
@@ -198,10 +198,6 @@ impl Service {
         body: &mut Body,
     ) -> Result<Response, Problem> {
         let (app, method) = (&self.app, &inbound.parts.method);
-        let reader = Reader {
-            parts: inbound.parts,
-            peer: inbound.peer,
-        };
         match (route, method) {
             (Route::Unknown, _) => Err(Problem::not_found()),
             (Route::NotText, _) => Err(Problem::path_is_not_text()),
@@ -210,24 +206,26 @@ impl Service {
                 allow(route.methods(), &mut response);
                 Ok(response)
             }
-            (Route::Files(_), &Method::POST) => upload::post(app, inbound, body).await,
-            (Route::Health, _) => Ok(health::report(app, &reader).await),
+            (Route::Files(_), &Method::POST) => upload::post(inbound, body).await,
+            (Route::Health, _) => Ok(health::report(app, inbound).await),
             (Route::Live, _) => Ok(health::live()),
-            (Route::Ready, _) => Ok(health::ready(app, &reader).await),
-            (Route::Metrics, _) => health::render(app, &reader).await,
-            (Route::RootDocument, _) => documents::root(app, &reader, "openapi.json").await,
-            (Route::Index, _) => documents::root(app, &reader, "docs").await,
+            (Route::Ready, _) => Ok(health::ready(app, inbound).await),
+            (Route::Metrics, _) => health::render(app, inbound).await,
+            (Route::RootDocument, _) => documents::root(inbound, "openapi.json").await,
+            (Route::Index, _) => documents::root(inbound, "docs").await,
             (Route::Asset(file), _) => documents::asset(file),
             (Route::Server(mount, server, leaf), _) => {
-                documents::of_server(app, &reader, *mount, server, leaf).await
+                documents::of_server(inbound, *mount, server, leaf).await
             }
-            (Route::Mcp(server), _) => Ok(mcp::answer(app, inbound, body, server.as_deref()).await),
+            (Route::Mcp(server), _) => {
+                Ok(mcp::answer(&app.mcp, inbound, body, server.as_deref()).await)
+            }
             (Route::Files(path), _) => {
                 let response = self
                     .downloads
                     .answer(path, method, &inbound.parts.headers)
                     .await;
-                health::audit_download(app, inbound.peer, method, &response);
+                health::audit_download(&app.metrics, inbound.peer, method, &response);
                 Ok(response)
             }
         }

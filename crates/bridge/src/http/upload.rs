@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 
 use super::{Problem, add_session, inbound::Inbound, multipart};
 use crate::{
-    app::App,
     artifacts::mime_type,
-    call::{CallError, Incoming},
+    call::{CallEngine, CallError, Incoming},
     config::{Mode, WorkspaceScope},
+    directory::Directory,
     http::Audited,
     identity::{NoServer, usable},
     replicas::Exit,
@@ -34,17 +34,13 @@ struct UploadQuery {
 }
 
 /// Stores files and answers with their names.
-pub async fn post(
-    app: &Arc<App>,
-    inbound: &Inbound<'_>,
-    body: &mut Body,
-) -> Result<Response, Problem> {
+pub async fn post(inbound: &Inbound<'_>, body: &mut Body) -> Result<Response, Problem> {
     let asked = match Query::<UploadQuery>::try_from_uri(&inbound.parts.uri) {
         Ok(Query(asked)) => asked,
         Err(rejection) => return Ok(rejection.into_response()),
     };
-    let caller = inbound.caller(app).await?;
-    let taken = upload(app, &caller, asked.server.as_deref(), inbound, body).await;
+    let caller = inbound.caller().await?;
+    let taken = upload(inbound, &caller, asked.server.as_deref(), body).await;
     let mut response = taken.unwrap_or_else(|exit| {
         if let Exit::Error(problem) = &exit {
             write_audit(&caller, &[], problem.kind());
@@ -56,34 +52,34 @@ pub async fn post(
 }
 
 async fn upload(
-    app: &Arc<App>,
+    inbound: &Inbound<'_>,
     caller: &Caller,
     server: Option<&str>,
-    inbound: &Inbound<'_>,
     body: &mut Body,
 ) -> Result<Response, Exit<Problem>> {
+    let core = inbound.core;
     // Nothing is written for a caller without a folder.
     if server.is_some() {
-        address_of(app, caller, server)?;
+        address_of(&core.directory, caller, server)?;
     }
-    let (kept, mut spooled) = inbound.keep(app, body).await?.unzip();
+    let (kept, mut spooled) = inbound.keep(body).await?.unzip();
     let body = spooled.as_mut().unwrap_or(body);
-    let sent = multipart::read(app, caller, &inbound.parts.headers, body).await?;
+    let sent = multipart::read(core, caller, &inbound.parts.headers, body).await?;
     let named = sent.texts.iter().find(|(name, _)| name == "server");
     let named = named.map(|(_, server)| server.as_str());
-    let address = address_of(app, caller, server.or(named))?;
+    let address = address_of(&core.directory, caller, server.or(named))?;
     let files: Vec<_> = sent.files.into_iter().map(|(_, file)| file).collect();
     if files.is_empty() {
         return Err(Problem::bad_part("the request contains no file part").into());
     }
-    let forward = || Some(inbound.forward(app, caller, kept.clone()?));
+    let forward = || Some(inbound.forward(caller, kept.clone()?));
     let entering =
-        app.replicas
+        core.replicas
             .enter_or_forward::<Problem>(caller, Mode::Stateful, &address, None, forward);
     let _opened = entering.await?;
-    let taken = take_in(app, caller, &address, files).await?;
+    let taken = take_in(&core.engine, caller, &address, files).await?;
     let total: u64 = taken.iter().map(|file| file.size).sum();
-    app.metrics.uploaded(total);
+    core.engine.metrics.uploaded(total);
     write_audit(caller, &taken, "ok");
     let files: Vec<Value> = taken.iter().map(Taken::describe).collect();
     let body = json!({ "files": files }).to_string();
@@ -96,14 +92,14 @@ async fn upload(
 }
 
 fn address_of(
-    app: &App,
+    directory: &Directory,
     caller: &Caller,
     server: Option<&str>,
 ) -> Result<WorkspaceAddress, Problem> {
-    let config = app.directory.config();
+    let config = directory.config();
     let mut own = None;
     if let Some(server) = server.map(str::trim).filter(|server| !server.is_empty()) {
-        let name = usable(&app.directory, server, caller)?;
+        let name = usable(directory, server, caller)?;
         let spec = config.servers.get(&name);
         let spec = spec.ok_or_else(|| NoServer::Unknown(server.to_owned()))?;
         if spec.mode != Mode::Stateful {
@@ -137,12 +133,11 @@ impl Taken {
 
 /// Moves files into the folder of a workspace, and restarts its lifetime.
 pub async fn take_in(
-    app: &Arc<App>,
+    engine: &Arc<CallEngine>,
     caller: &Caller,
     address: &WorkspaceAddress,
     files: Vec<Incoming>,
 ) -> Result<Vec<Taken>, Problem> {
-    let engine = &app.engine;
     let opened = engine.sessions.open(address, &caller.principal, None).await;
     let workspace = opened.map_err(|error: SessionError| CallError::from(error))?;
     let sent: Vec<_> = files
@@ -150,7 +145,7 @@ pub async fn take_in(
         .map(|file| (file.name.clone(), file.size))
         .collect();
     let taken = engine.take_in(&caller.principal, &workspace, files).await;
-    let (store, lease) = (app.store.clone(), workspace.lease.clone());
+    let (store, lease) = (engine.store.clone(), workspace.lease.clone());
     let (bytes, outcome) = (engine.disk.of_folder(lease.job), None);
     let done = Done {
         ended: Some(CallEnd { bytes, outcome }),

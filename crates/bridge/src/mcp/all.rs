@@ -49,20 +49,21 @@ fn servers<'a>(config: &'a Loaded, caller: &Caller) -> impl Iterator<Item = &'a 
 
 /// The offers of these servers that are known now.
 fn known_view(endpoint: &Endpoint, caller: &Caller) -> Arc<View> {
-    let config = endpoint.directory.config();
-    let known = servers(&config, caller).filter_map(|name| match endpoint.catalog.peek(name)? {
-        Knowledge::Ready(offer) => Some(offer),
-        Knowledge::Learning | Knowledge::Failed { .. } => None,
-    });
+    let config = endpoint.core.directory.config();
+    let known =
+        servers(&config, caller).filter_map(|name| match endpoint.core.catalog.peek(name)? {
+            Knowledge::Ready(offer) => Some(offer),
+            Knowledge::Learning | Knowledge::Failed { .. } => None,
+        });
     let known: Vec<_> = known.collect();
     endpoint.views.view(&config, &known)
 }
 
 /// The offers of the caller's servers. Waits for a short time for servers whose offer is being read.
 pub async fn settled_view(request: &McpRequest<'_>) -> Arc<View> {
-    let config = request.endpoint.directory.config();
+    let config = request.endpoint.core.directory.config();
     let names = servers(&config, request.caller);
-    request.endpoint.catalog.settled(names).await;
+    request.endpoint.core.catalog.settled(names).await;
     known_view(request.endpoint, request.caller)
 }
 
@@ -97,7 +98,7 @@ impl ListChanges {
         Self {
             endpoint: Arc::downgrade(endpoint),
             caller: caller.clone(),
-            catalog: endpoint.catalog.changes(),
+            catalog: endpoint.core.catalog.changes(),
             before: view.hashes,
         }
     }
@@ -119,7 +120,7 @@ impl ListChanges {
 pub fn forward(endpoint: &Arc<Endpoint>, caller: &Caller, view: &View, session: &Arc<McpSession>) {
     let mut changes = ListChanges::since(view, endpoint, caller);
     let (ended, session) = (session.ended.clone(), Arc::downgrade(session));
-    let stopping = endpoint.engine.stopping.clone();
+    let stopping = endpoint.core.engine.stopping.clone();
     let forwarding = async move {
         // Changes since the view was built count, too.
         while let Some(lists) = changes.look()
@@ -241,7 +242,7 @@ pub async fn listen(
     let (sender, events) = mpsc::channel(64);
     let _ = sender.try_send(acknowledged(&id, Some(&filter)));
     let lists = news_of_lists(request, view, wanted, id, sender.clone());
-    let stopping = request.endpoint.engine.stopping.clone();
+    let stopping = request.endpoint.core.engine.stopping.clone();
     tokio::spawn(async move {
         let served = parts.into_iter().map(|part| Box::pin(part.send(&sender)));
         let mut served: Vec<_> = served.collect();
@@ -283,10 +284,8 @@ async fn part(
     let (path, name) = (path.trim_end_matches('/'), path_segment(name.as_str()));
     let target = format!("{path}/{name}");
     let request = &McpRequest {
-        method: request.method.clone(),
         target: &target,
         body: own.line.clone(),
-        id: request.id.clone(),
         ..*request
     };
     let answered =
@@ -302,7 +301,7 @@ async fn part(
         // The server's own error.
         return Err(Exit::Answered(Box::new(response)));
     }
-    let limit = request.endpoint.settings.limits.max_message();
+    let limit = request.endpoint.core.settings.limits.max_message();
     Ok(Part {
         messages: session::messages(response, limit),
         asked,
@@ -485,7 +484,7 @@ async fn late(
 ) -> Result<(Arc<View>, (usize, String)), McpExit> {
     let (endpoint, caller) = (request.endpoint, request.caller);
     let before = known_view(endpoint, caller);
-    let config = endpoint.directory.config();
+    let config = endpoint.core.directory.config();
     let mut failure = None;
     for server in
         servers(&config, caller).filter(|server| before.position(server.as_str()).is_none())

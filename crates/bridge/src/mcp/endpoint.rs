@@ -43,7 +43,7 @@ pub async fn post(
     message: ClientMessage,
 ) -> Result<Response, McpExit> {
     let id = message.id.clone();
-    let answered = if is_modern(request.headers, &message) {
+    let answered = if is_modern(&request.parts.headers, &message) {
         post_modern(request, scope, message).await
     } else {
         post_legacy(request, scope, message).await
@@ -72,7 +72,7 @@ async fn post_legacy(
         return initialize(request, scope, &message).await;
     }
     let session = legacy::session(request, &scope).await?;
-    check_version(request.headers)?;
+    check_version(&request.parts.headers)?;
     let method = match &message.kind {
         Kind::Request(method) => method.clone(),
         Kind::Response | Kind::Notification(_) => {
@@ -201,7 +201,7 @@ async fn forward_to_holder(
     request: &McpRequest<'_>,
     spec: Option<&Arc<ServerSpec>>,
 ) -> Result<(), McpExit> {
-    let (replicas, caller) = (&request.endpoint.replicas, request.caller);
+    let (replicas, caller) = (&request.endpoint.core.replicas, request.caller);
     let Some(spec) = spec else { return Ok(()) };
     let Some(address) = WorkspaceAddress::for_caller(caller, spec) else {
         return Ok(());
@@ -215,7 +215,7 @@ async fn forward_to_holder(
 
 /// The same for all servers. Children with folders of their own may still run on other replicas.
 async fn forward_to_any_holder(request: &McpRequest<'_>, view: &View) -> Result<(), McpExit> {
-    let (replicas, caller) = (&request.endpoint.replicas, request.caller);
+    let (replicas, caller) = (&request.endpoint.core.replicas, request.caller);
     let mut forwarding = request.forwarding();
     while replicas.is_draining()
         && let Some(other) = replicas.anyone_for(caller)
@@ -264,7 +264,7 @@ async fn post_modern(
     let target = routed.as_ref().ok().and_then(Option::as_ref);
     let tool = target.and_then(|(to, message)| called(&to.offer, message));
     let schema = tool.map(Tool::input_schema);
-    request::check(request.headers, &message, &method, schema)?;
+    request::check(&request.parts.headers, &message, &method, schema)?;
     if REMOVED.contains(&&*method) {
         return Err(RpcError::method(&method).into());
     }

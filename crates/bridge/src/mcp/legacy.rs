@@ -41,11 +41,11 @@ use crate::{
 /// The client's stream for messages that belong to no request.
 pub async fn get(request: &McpRequest<'_>, scope: &Scope) -> Result<Response, McpExit> {
     let session = session(request, scope).await?;
-    check_version(request.headers)?;
-    let seen = request.headers.get("last-event-id");
+    check_version(&request.parts.headers)?;
+    let seen = request.parts.headers.get("last-event-id");
     let seen = seen.and_then(|id| id.to_str().ok()?.parse().ok());
     let (sender, events) = mpsc::channel(64);
-    let stopping = request.endpoint.engine.stopping.clone();
+    let stopping = request.endpoint.core.engine.stopping.clone();
     // Opened before the response, so that later messages are on this stream.
     let sending = session.outbox.open(seen, sender);
     tokio::spawn(async move {
@@ -64,7 +64,7 @@ pub fn greeted(
     session: &McpSession,
 ) -> Response {
     let mut response = json(lists::answer(message, result));
-    session.write_id(endpoint.replicas.own(), response.headers_mut());
+    session.write_id(endpoint.core.replicas.own(), response.headers_mut());
     response
 }
 
@@ -75,7 +75,7 @@ pub async fn session(request: &McpRequest<'_>, scope: &Scope) -> Result<Arc<McpS
         Scope::One(offer) => Some(&offer.spec.name),
         Scope::All => None,
     };
-    let Some(id) = request.headers.get(header_name::SESSION_ID) else {
+    let Some(id) = request.parts.headers.get(header_name::SESSION_ID) else {
         let missing = "Mcp-Session-Id is missing: send initialize first";
         return Err(RpcError::invalid(missing).into());
     };
@@ -86,7 +86,7 @@ pub async fn session(request: &McpRequest<'_>, scope: &Scope) -> Result<Arc<McpS
     };
     let id = RoutableSessionId::read(id.to_str().unwrap_or_default()).ok_or_else(unknown)?;
     let (sessions, principal) = (&endpoint.sessions, &caller.principal);
-    let found = if id.home == endpoint.replicas.own() {
+    let found = if id.home == endpoint.core.replicas.own() {
         sessions.find(&id.token, principal, server)
     } else if let Some(remote_session) = caller
         .remote_session()

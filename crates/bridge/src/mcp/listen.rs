@@ -70,16 +70,16 @@ pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Re
     let filter = message.params.notifications.clone();
     let wanted = SubscriptionFilter::read(filter.as_ref())?;
     // Changes that the catalogue detects are sent, too.
-    let (server, mut lists) = (to.offer.spec.name.clone(), endpoint.catalog.news());
+    let (server, mut lists) = (to.offer.spec.name.clone(), endpoint.core.catalog.news());
     let mut news = subscribe(&to, message, &wanted).await?;
     let (sender, events) = mpsc::channel(64);
     let id = message.answer_id();
     let acknowledged = acknowledged(&id, filter.as_ref());
-    let stopping = endpoint.engine.stopping.clone();
+    let stopping = endpoint.core.engine.stopping.clone();
     let (endpoint, caller) = (Arc::downgrade(endpoint), caller.clone());
     let may_hear = move |server: &ServerName| {
         let endpoint = endpoint.upgrade()?;
-        endpoint.directory.server_for(server.as_str(), &caller)
+        endpoint.core.directory.server_for(server.as_str(), &caller)
     };
     tokio::spawn(async move {
         let mut next = acknowledged;
@@ -157,7 +157,13 @@ async fn subscribe(
         *keep.lock() = Some(child.news());
     }));
     let resources = wanted.resource_subscriptions.clone();
-    let attached = to.request.endpoint.engine.attach(call, resources).await;
+    let attached = to
+        .request
+        .endpoint
+        .core
+        .engine
+        .attach(call, resources)
+        .await;
     attached.map_err(|error| RpcError::of_call(&error))?;
     let news = found.lock().take();
     Ok(news)

@@ -19,10 +19,7 @@ mod session;
 
 use std::sync::Arc;
 
-use crate::{
-    call::CallEngine, catalog::Catalog, config::Settings, directory::Directory, identity::Identity,
-    replicas::Replicas,
-};
+use crate::core::Core;
 
 pub use aggregate::Views;
 pub use endpoint::{delete, post};
@@ -32,20 +29,10 @@ pub use relay::PendingInputs;
 pub use request::{McpExit, McpRequest, Scope, locate_offer};
 pub use session::McpSessions;
 
-/// The MCP endpoints: their own state, and the parts of the bridge that they use.
+/// The MCP endpoints: their own state, and the parts that they share with others.
 pub struct Endpoint {
-    /// The settings from flags and environment.
-    pub settings: Arc<Settings>,
-    /// The configured servers, and who may see them.
-    pub directory: Arc<Directory>,
-    /// Authenticates callers.
-    pub identity: Arc<Identity>,
-    /// The offers of servers.
-    pub catalog: Arc<Catalog>,
-    /// Runs calls.
-    pub engine: Arc<CallEngine>,
-    /// The other replicas on the same jobs folder.
-    pub replicas: Arc<Replicas>,
+    /// The parts that all endpoints share.
+    pub core: Arc<Core>,
     /// The protocol's own sessions.
     pub sessions: McpSessions,
     /// Calls that wait for their client's retry.

@@ -138,7 +138,7 @@ impl Relay {
         let spec = call.spec.clone();
         let asks = |name: &str| matches!(&call.ask, Ask::Relay(asked) if &*asked.method == name);
         let (lists_tools, completes) = (asks(method::TOOLS_LIST), asks(method::COMPLETE));
-        let engine = endpoint.engine.clone();
+        let engine = endpoint.core.engine.clone();
         Self {
             protocol,
             call: Box::pin(async move { engine.run_apart(call).await }),
@@ -246,7 +246,7 @@ impl Relay {
         });
         let asked = asked.collect::<Vec<_>>().join(",");
         let (pending_inputs, id) = (self.endpoint.pending_inputs.clone(), self.id.clone());
-        let home = self.endpoint.replicas.own();
+        let home = self.endpoint.core.replicas.own();
         let token = pending_inputs.add(retry, self);
         let token = token.map_err(|error| error.to(Some(id.clone())))?;
         let state = RoutableSessionId { token, home };
@@ -345,8 +345,12 @@ impl Relay {
             }
             Ok(answer) if self.lists_tools => Ok(lists::offered(answer.reply, &self.spec)),
             Ok(answer) => {
-                let reply =
-                    files::with_links(&answer, &self.spec, &self.endpoint.settings, self.openwebui);
+                let reply = files::with_links(
+                    &answer,
+                    &self.spec,
+                    &self.endpoint.core.settings,
+                    self.openwebui,
+                );
                 Ok(match &self.shown {
                     Some(shown) => shown.reply(reply),
                     None => reply,
@@ -415,8 +419,8 @@ impl PendingInputs {
                 "too many calls of this caller are waiting for input",
             ));
         }
-        let expiry = tokio::time::sleep(relay.endpoint.settings.limits.input_timeout);
-        let stopping = relay.endpoint.engine.stopping.clone();
+        let expiry = tokio::time::sleep(relay.endpoint.core.settings.limits.input_timeout);
+        let stopping = relay.endpoint.core.engine.stopping.clone();
         let state = SessionId::random();
         all.insert(state.clone(), (retry, relay));
         drop(all);
@@ -443,7 +447,7 @@ impl PendingInputs {
         let unknown =
             || RpcError::params("requestState is unknown, expired or belongs to another request");
         let state = RoutableSessionId::read(state).ok_or_else(unknown)?;
-        if state.home != request.endpoint.replicas.own() {
+        if state.home != request.endpoint.core.replicas.own() {
             return Err(request.forward_home(state.home, unknown).await);
         }
         let mut all = self.0.lock();

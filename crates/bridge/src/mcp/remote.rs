@@ -29,7 +29,7 @@ impl ServerRequest<'_> {
         let (endpoint, caller) = (self.request.endpoint, self.request.caller);
         let spec = &self.offer.spec;
         let wants = profile.and_then(|profile| Wants::for_caller(spec, profile, caller));
-        let (mut forwarding, replicas) = (self.request.forwarding(), &endpoint.replicas);
+        let (mut forwarding, replicas) = (self.request.forwarding(), &endpoint.core.replicas);
         loop {
             let entering = replicas.enter(caller, spec.mode, &address, wants.as_ref());
             let elsewhere = match entering.await {
@@ -71,7 +71,7 @@ pub async fn tell(request: &McpRequest<'_>, session: &McpSession, method: &Metho
     }
     let proxies: Vec<_> = session.session_proxies.lock().iter().copied().collect();
     for instance in proxies {
-        let replicas = &request.endpoint.replicas;
+        let replicas = &request.endpoint.core.replicas;
         let Some(found) = replicas.home(instance).await else {
             session.session_proxies.lock().remove(&instance);
             continue;
@@ -88,14 +88,14 @@ pub async fn tell(request: &McpRequest<'_>, session: &McpSession, method: &Metho
 
 async fn listen_there(request: &McpRequest<'_>, session: &Arc<McpSession>, to: &Elsewhere) {
     let sent = of_session(request, session, &Method::GET, &Bytes::new());
-    let replicas = &request.endpoint.replicas;
+    let replicas = &request.endpoint.core.replicas;
     let Some(stream) = replicas.listen(to, request.caller, &sent).await else {
         session.session_proxies.lock().remove(&to.to);
         return;
     };
     let (session, to) = (session.clone(), to.to);
-    let stopping = request.endpoint.engine.stopping.clone();
-    let mut stream = messages(stream, request.endpoint.settings.limits.max_message());
+    let stopping = request.endpoint.core.engine.stopping.clone();
+    let mut stream = messages(stream, request.endpoint.core.settings.limits.max_message());
     tokio::spawn(async move {
         let ended = session.ended.clone();
         let pass = async {
@@ -116,8 +116,8 @@ fn of_session(
     method: &Method,
     body: &Bytes,
 ) -> Forward {
-    let mut headers = request.headers.clone();
-    session.write_id(request.endpoint.replicas.own(), &mut headers);
+    let mut headers = request.parts.headers.clone();
+    session.write_id(request.endpoint.core.replicas.own(), &mut headers);
     let accept = HeaderValue::from_static("application/json, text/event-stream");
     headers.insert(header::ACCEPT, accept);
     headers.remove("last-event-id");

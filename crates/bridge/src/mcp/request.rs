@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderName, Method};
+use axum::http::{HeaderMap, HeaderName, request::Parts};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bridge_model::Caller;
 use bridge_process::Profile;
@@ -26,7 +26,7 @@ use crate::{
     identity::{NoServer, usable},
     replicas::{Exit, Forward, Forwarding, Located, Payload},
     session::{OpenWorkspace, WorkspaceAddress},
-    telemetry::{REQUEST_ID, RequestId},
+    telemetry::RequestId,
 };
 
 /// A request at the endpoint of one server, or at that of all servers.
@@ -35,16 +35,14 @@ pub struct McpRequest<'a> {
     pub endpoint: &'a Arc<Endpoint>,
     /// Its authenticated sender.
     pub caller: &'a Caller,
-    /// The HTTP method.
-    pub method: Method,
-    /// The HTTP headers.
-    pub headers: &'a HeaderMap,
+    /// The head of the HTTP request.
+    pub parts: &'a Parts,
     /// Path and query, unchanged.
     pub target: &'a str,
     /// The body, unchanged.
     pub body: Bytes,
     /// The request id for logs.
-    pub id: RequestId,
+    pub id: &'a RequestId,
 }
 
 /// The servers of a request.
@@ -81,22 +79,16 @@ pub type McpExit = Exit<RpcError>;
 impl McpRequest<'_> {
     /// The request for another replica.
     pub fn forward(&self) -> Forward {
-        let mut headers = self.headers.clone();
-        headers.insert(REQUEST_ID, self.id.header().clone());
-        let config = self.endpoint.directory.config();
-        let identity = &self.endpoint.identity;
+        let (core, body) = (&self.endpoint.core, Payload::Whole(self.body.clone()));
         Forward {
-            method: self.method.clone(),
             target: self.target.to_owned(),
-            chosen: identity.forwarded_to_any(config.servers.values(), self.headers, self.caller),
-            headers,
-            body: Payload::Whole(self.body.clone()),
+            ..core.forward(self.parts, self.id, self.caller, body)
         }
     }
 
     /// The request, to be forwarded to its replica.
     pub fn forwarding(&self) -> Forwarding<'_, impl Fn() -> Option<Forward>> {
-        let replicas = &self.endpoint.replicas;
+        let replicas = &self.endpoint.core.replicas;
         replicas.forwarding(self.caller, || Some(self.forward()))
     }
 
@@ -104,7 +96,7 @@ impl McpRequest<'_> {
     /// has ended.
     pub async fn forward_home(&self, home: InstanceId, unknown: impl Fn() -> RpcError) -> McpExit {
         let mut forwarding = self.forwarding();
-        while let Some(elsewhere) = self.endpoint.replicas.home(home).await {
+        while let Some(elsewhere) = self.endpoint.core.replicas.home(home).await {
             if let Err(exit) = forwarding.to(&elsewhere).await {
                 return exit;
             }
@@ -121,12 +113,18 @@ pub async fn locate_offer(
     caller: &Caller,
 ) -> Result<Located<Arc<Offer>>, RpcError> {
     let unknown = || NoServer::Unknown(server.to_owned());
-    let found = endpoint.directory.server_for(server, caller);
+    let found = endpoint.core.directory.server_for(server, caller);
     let (name, _) = found.ok_or_else(unknown)?;
-    match endpoint.catalog.offer(&name).await.ok_or_else(unknown)? {
+    match endpoint
+        .core
+        .catalog
+        .offer(&name)
+        .await
+        .ok_or_else(unknown)?
+    {
         Knowledge::Ready(offer) => Ok(Ok(offer)),
         Knowledge::Learning => {
-            let other = endpoint.replicas.anyone_for(caller);
+            let other = endpoint.core.replicas.anyone_for(caller);
             Ok(Err(
                 other.ok_or_else(|| NoServer::Starting(server.to_owned()))?
             ))
@@ -143,7 +141,7 @@ impl ServerRequest<'_> {
     pub fn address(&self) -> Result<WorkspaceAddress, RpcError> {
         let (endpoint, caller) = (self.request.endpoint, self.request.caller);
         let server = self.offer.spec.name.as_str();
-        usable(&endpoint.directory, server, caller)?;
+        usable(&endpoint.core.directory, server, caller)?;
         WorkspaceAddress::for_caller(caller, &self.offer.spec)
             .ok_or_else(|| RpcError::new(ErrorKind::UNKNOWN_SESSION, "session not found"))
     }
@@ -151,8 +149,8 @@ impl ServerRequest<'_> {
     /// Whether the client is Open WebUI: by the headers that it sends with every call in a chat, or by the
     /// client's name.
     pub fn is_openwebui(&self, client_name: Option<&str>) -> bool {
-        let (headers, settings) = (self.request.headers, &self.request.endpoint.settings);
-        let names = &settings.access.headers;
+        let headers = &self.request.parts.headers;
+        let names = &self.request.endpoint.core.settings.access.headers;
         let sends = |name: &HeaderName| headers.get(name).is_some_and(|value| !value.is_empty());
         let letters = client_name.unwrap_or_default().chars();
         let letters = letters.filter(char::is_ascii_alphanumeric);
@@ -164,7 +162,7 @@ impl ServerRequest<'_> {
     /// messages, and cannot wait for its client.
     pub fn call(&self, relayed: Relayed, entered: Entered, profile: Profile) -> Box<Call> {
         let request = self.request;
-        let identity = &request.endpoint.identity;
+        let identity = &request.endpoint.core.identity;
         Box::new(Call {
             caller: request.caller.clone(),
             spec: self.offer.spec.clone(),
@@ -176,7 +174,7 @@ impl ServerRequest<'_> {
             on_child: None,
             pending_input: PendingInput::default(),
             incoming: Mutex::default(),
-            forwarded: identity.forwarded(&self.offer.spec, request.headers, request.caller),
+            forwarded: identity.forwarded(&self.offer.spec, &request.parts.headers, request.caller),
             request_id: request.id.clone(),
             received: Instant::now(),
         })
