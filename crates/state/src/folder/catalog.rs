@@ -49,11 +49,11 @@ impl ChatStore {
         let folder = self.bridge("catalog");
         let names = match files::names_in(&folder) {
             Ok(names) => names,
-            Err(error) => return (0, vec![files::at("list", &folder)(error)]),
+            Err(error) => return (0, vec![error]),
         };
         let mut removed = 0;
         let mut errors = Vec::new();
-        for path in names.into_iter().flatten().map(|name| folder.join(name)) {
+        for path in names.into_iter().map(|name| folder.join(name)) {
             let changed = fs::symlink_metadata(&path).and_then(|found| found.modified());
             let unused = |changed| now.duration_since(changed).is_ok_and(|past| past > UNUSED);
             if !changed.is_ok_and(unused) {

@@ -257,15 +257,13 @@ impl ChatStore {
         metadata.unclaimed = false;
         metadata.created_at = self.now();
         new.note_in(key, &mut metadata);
-        let path = job.folder().join("metadata.json");
-        files::write_json(&path, &metadata, self.staging()).map_err(files::at("write", &path))
+        self.write_metadata(&job, &metadata)
     }
 
     /// Writes the binding; `false` if another replica was first.
     fn show_binding(&self, key: &WorkspaceKey, id: JobId) -> Result<bool, StoreError> {
         let (path, id) = (self.binding_path(key), id.to_string());
-        let shown = files::show_new(&path, id.as_bytes(), self.staging(), Durable::Yes);
-        shown.map_err(files::at("write", &path))
+        self.show_new(&path, id.as_bytes(), Durable::Yes)
     }
 
     /// Removes a binding whose folder does not exist. Where file locks do not reach the other replica, that
@@ -290,8 +288,7 @@ impl ChatStore {
         let Some(job) = parse(&content).map_or(Ok(None), |id| self.job(id))? else {
             return Ok(None);
         };
-        files::show_new(path, &content, self.staging(), Durable::Yes)
-            .map_err(files::at("write", path))?;
+        self.show_new(path, &content, Durable::Yes)?;
         Ok(Some(job))
     }
 
@@ -397,31 +394,21 @@ impl ChatStore {
     /// Removes bindings to folders that no longer exist; returns their number, and the errors.
     pub(super) fn sweep_bindings(&self) -> (u64, Vec<StoreError>) {
         let (mut removed, mut errors) = (0, Vec::new());
-        let top = self.bridge("bindings");
-        let mut list = |path: &Path| {
-            let names = files::names_in(path).map_err(files::at("list", path));
-            names.unwrap_or_else(|error| {
-                errors.push(error);
-                Vec::new()
-            })
-        };
-        let shards = list(&top)
-            .into_iter()
-            .flatten()
-            .map(|shard| top.join(shard));
-        let shards: Vec<_> = shards.map(|shard| (list(&shard), shard)).collect();
-        for (names, shard) in shards {
-            for name in names.into_iter().flatten().filter(|name| name.len() == 64) {
-                match self.remove_orphan(&shard, &name) {
-                    Ok(was_orphan) => removed += u64::from(was_orphan),
-                    Err(error) => errors.push(error),
-                }
+        self.each_in_shards("bindings", |binding| {
+            let orphan = binding.and_then(|(shard, name)| self.remove_orphan(shard, name));
+            match orphan {
+                Ok(was_orphan) => removed += u64::from(was_orphan),
+                Err(error) => errors.push(error),
             }
-        }
+        });
         (removed, errors)
     }
 
     fn remove_orphan(&self, shard: &Path, name: &str) -> Result<bool, StoreError> {
+        // The others are locks.
+        if name.len() != 64 {
+            return Ok(false);
+        }
         let path = shard.join(name);
         let leads_nowhere = || match files::read_record(&path) {
             Ok(content) => {
@@ -434,8 +421,7 @@ impl ChatStore {
         if !leads_nowhere()? {
             return Ok(false);
         }
-        let lock = shard.join("lock");
-        let _lock = FileLock::take(&lock).map_err(files::at("lock", &lock))?;
+        let _lock = FileLock::of_folder(shard)?;
         // The key may have a folder again since the check.
         if !leads_nowhere()? {
             return Ok(false);
@@ -446,8 +432,7 @@ impl ChatStore {
     fn lock_shard(&self, key: &WorkspaceKey) -> Result<FileLock, StoreError> {
         let shard = self.bridge("bindings").join(&key.to_hex()[..2]);
         files::make_dir(&shard).map_err(files::at("make", &shard))?;
-        let path = shard.join("lock");
-        FileLock::take(&path).map_err(files::at("lock", &path))
+        FileLock::of_folder(&shard)
     }
 
     fn binding_path(&self, key: &WorkspaceKey) -> PathBuf {
@@ -496,11 +481,8 @@ pub struct SessionSummary {
 impl ChatStore {
     /// All chats, oldest first. Unreadable ones are logged and omitted.
     pub fn chats(&self) -> Result<Vec<ChatSummary>, StoreError> {
-        let names = files::names_in(self.root()).map_err(files::at("list", self.root()))?;
-        let ids = names
-            .into_iter()
-            .flatten()
-            .filter_map(|name| name.parse().ok());
+        let names = files::names_in(self.root())?.into_iter();
+        let ids = names.filter_map(|name| name.parse().ok());
         let jobs = ids.filter_map(|id| {
             self.chat(id).unwrap_or_else(|error| {
                 tracing::warn!(job = ?id, %error, "workspace cannot be listed");

@@ -2,7 +2,7 @@
 //! replaced atomically, and locked.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, DirEntry, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
@@ -193,11 +193,17 @@ pub fn is_own_dir(path: &Path) -> io::Result<bool> {
     Ok(found.is_some_and(|found| found.is_dir() && found.uid() == user))
 }
 
-/// The names in a folder; a name that is not UTF-8 is not the store's and is returned as `None`.
-pub fn names_in(path: &Path) -> io::Result<Vec<Option<String>>> {
-    let entries = present(fs::read_dir(path))?.into_iter().flatten();
-    let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
-    names.collect()
+/// The names in a folder, none if it does not exist. In a name that is not UTF-8, which cannot be the store's,
+/// the invalid bytes are replaced.
+pub fn names_in(path: &Path) -> Result<Vec<String>, StoreError> {
+    let read = || {
+        let entries = present(fs::read_dir(path))?.into_iter().flatten();
+        let name = |entry: DirEntry| entry.file_name().to_string_lossy().into_owned();
+        entries
+            .map(|entry| entry.map(name))
+            .collect::<io::Result<_>>()
+    };
+    read().map_err(at("list", path))
 }
 
 /// Timeout for a file lock. The bridge holds one for milliseconds; only a process that should not hold it
@@ -222,10 +228,11 @@ pub fn is_unsupported(error: &io::Error) -> bool {
 }
 
 impl FileLock {
-    /// Waits for the lock, up to five seconds (`TimedOut`); creates the file if it is absent. `NotFound` if
-    /// its folder does not exist.
-    pub fn take(path: &Path) -> io::Result<Self> {
-        Self::take_within(path, PATIENCE)
+    /// The lock of a folder, in its file `lock`, which is created if it is absent. Waits for it, up to five
+    /// seconds (`TimedOut`); `NotFound` if the folder does not exist.
+    pub fn of_folder(folder: &Path) -> Result<Self, StoreError> {
+        let path = folder.join("lock");
+        Self::take_within(&path, PATIENCE).map_err(at("lock", &path))
     }
 
     fn take_within(path: &Path, patience: Duration) -> io::Result<Self> {
@@ -243,14 +250,10 @@ impl FileLock {
 
     /// The lock on a chat's records.
     pub fn job(job: &Job) -> Result<Self, StoreError> {
-        let path = job.folder().join("lock");
-        Self::take(&path).map_err(|error| {
-            if is_absent(&error) {
-                StoreError::JobGone
-            } else {
-                at("lock", &path)(error)
-            }
-        })
+        match Self::of_folder(job.folder()) {
+            Err(error) if error.is_absent() => Err(StoreError::JobGone),
+            other => other,
+        }
     }
 }
 
@@ -283,7 +286,7 @@ mod tests {
     fn a_lock_that_stays_held_is_an_error_and_no_hang() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let kept = FileLock::take(&path).unwrap();
+        let kept = FileLock::take_within(&path, Duration::ZERO).unwrap();
         let refused = FileLock::take_within(&path, Duration::from_millis(20));
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(kept);

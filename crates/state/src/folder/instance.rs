@@ -395,10 +395,10 @@ impl Liveness {
 
 /// The records of other instances as observed, by this instance's clock.
 #[derive(Debug, Default)]
-pub(super) struct Watched(Mutex<HashMap<InstanceId, Seen>>);
+pub(super) struct Watched(Mutex<HashMap<InstanceId, Observed>>);
 
 #[derive(Debug)]
-struct Seen {
+struct Observed {
     renewed_at: Timestamp,
     /// Number of observed renewals.
     renewals: u32,
@@ -413,7 +413,7 @@ impl Watched {
     /// the renewal interval: an instance must not count as dead because it was not observed.
     fn unchanged(&self, record: &Record, most: Duration, at: Instant) -> Duration {
         let mut seen = self.0.lock();
-        let seen = seen.entry(record.instance).or_insert(Seen {
+        let seen = seen.entry(record.instance).or_insert(Observed {
             renewed_at: record.renewed_at,
             renewals: 0,
             unchanged: Duration::ZERO,
@@ -501,12 +501,8 @@ impl ChatStore {
     /// All instances that have a record, except this one.
     fn other_ids(&self) -> Result<impl Iterator<Item = InstanceId>, StoreError> {
         let folder = &self.instance.folder;
-        let names = files::names_in(folder).map_err(files::at("list", folder))?;
-        let own = self.instance.id();
-        let ids = names
-            .into_iter()
-            .flatten()
-            .filter_map(|name| name.strip_suffix(".json")?.parse().ok());
+        let (names, own) = (files::names_in(folder)?.into_iter(), self.instance.id());
+        let ids = names.filter_map(|name| name.strip_suffix(".json")?.parse().ok());
         Ok(ids.filter(move |id| *id != own))
     }
 
@@ -590,12 +586,12 @@ impl ChatStore {
         let mut dead = std::collections::BTreeSet::new();
         for folder in [self.bridge("tmp"), self.instance.folder.clone()] {
             match files::names_in(&folder) {
-                Ok(names) => dead.extend(names.into_iter().flatten().filter_map(|name| {
+                Ok(names) => dead.extend(names.into_iter().filter_map(|name| {
                     let id: InstanceId = name.split('.').next()?.parse().ok()?;
                     let gone = self.liveness(id) == Liveness::Dead { for_sure: true };
                     gone.then_some(id)
                 })),
-                Err(error) => errors.push(files::at("list", &folder)(error)),
+                Err(error) => errors.push(error),
             }
         }
         for id in dead {

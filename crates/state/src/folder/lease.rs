@@ -215,9 +215,7 @@ impl ChatStore {
         durable: Durable,
     ) -> Result<bool, LeaseError> {
         let (claim, lease) = (claim_path(job, claim), path(job));
-        let content = files::to_json(record).map_err(files::at("write", &claim))?;
-        let made = files::show_new(&claim, &content, self.staging(), durable);
-        if !made.map_err(files::at("write", &claim))? {
+        if !self.show_claim(&claim, record, durable)? {
             self.clear_claim(&claim)?;
             return Ok(false);
         }
@@ -243,6 +241,17 @@ impl ChatStore {
         }
         // The renamed claim may have been another instance's.
         Ok(matches!(read(job)?, Found::Record(now) if now == *record))
+    }
+
+    /// Creates a claim; `false` if there is one with its number.
+    fn show_claim(
+        &self,
+        path: &Path,
+        record: &Record,
+        durable: Durable,
+    ) -> Result<bool, StoreError> {
+        let content = files::to_json(record).map_err(files::at("write", path))?;
+        self.show_new(path, &content, durable)
     }
 
     /// Removes the claim of a dead instance; fails if its creator is alive.
@@ -409,9 +418,7 @@ impl ChatStore {
             let claim = self.refuse_others(job, &found)?;
             let path = claim_path(job, claim);
             let record = self.own_record(claim, Timestamp::UNIX_EPOCH);
-            let content = files::to_json(&record).map_err(files::at("write", &path))?;
-            let made = files::show_new(&path, &content, self.staging(), Durable::No);
-            if !made.map_err(files::at("write", &path))? {
+            if !self.show_claim(&path, &record, Durable::No)? {
                 self.clear_claim(&path)?;
             } else if read(job)? == found {
                 self.broken.lock().remove(&job.id());
@@ -425,8 +432,7 @@ impl ChatStore {
     /// Removes claims of instances that died before they acquired the lease.
     pub(super) fn sweep_claims(&self, job: &Job) -> Result<(), StoreError> {
         let folder = job.folder();
-        let names = files::names_in(folder).map_err(files::at("list", folder))?;
-        for name in names.into_iter().flatten() {
+        for name in files::names_in(folder)? {
             let number = name.strip_prefix("lease.");
             if number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit())) {
                 match self.clear_claim(&folder.join(name)) {
@@ -659,8 +665,7 @@ mod tests {
     }
 
     fn claims(job: &Job) -> Vec<String> {
-        let names = files::names_in(job.folder()).unwrap();
-        let mut claims: Vec<_> = names.into_iter().flatten().collect();
+        let mut claims = files::names_in(job.folder()).unwrap();
         claims.retain(|name| name.starts_with("lease."));
         claims
     }

@@ -250,23 +250,10 @@ impl ChatStore {
 
     /// Visits the folder of every link, in any order.
     pub(super) fn each_link(&self, mut visit: impl FnMut(Result<PathBuf, StoreError>)) {
-        let top = self.bridge("artifacts");
-        let names = |path: &Path| files::names_in(path).map_err(files::at("list", path));
-        let shards = names(&top).unwrap_or_else(|error| {
-            visit(Err(error));
-            Vec::new()
+        self.each_in_shards("artifacts", |link| match link {
+            Ok((_, name)) if name.parse::<LinkToken>().is_err() => {}
+            link => visit(link.map(|(shard, name)| shard.join(name))),
         });
-        for shard in shards.into_iter().flatten() {
-            let shard = top.join(shard);
-            match names(&shard) {
-                Ok(tokens) => tokens
-                    .into_iter()
-                    .flatten()
-                    .filter(|name| name.parse::<LinkToken>().is_ok())
-                    .for_each(|name| visit(Ok(shard.join(name)))),
-                Err(error) => visit(Err(error)),
-            }
-        }
     }
 
     pub(super) fn link_folder(&self, token: &LinkToken) -> PathBuf {

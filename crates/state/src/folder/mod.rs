@@ -199,8 +199,7 @@ impl ChatStore {
     pub fn peer_key(&self) -> Result<Vec<u8>, StoreError> {
         let path = self.bridge("peer-key");
         let fresh = LinkToken::random().as_str().to_owned() + LinkToken::random().as_str();
-        files::show_new(&path, fresh.as_bytes(), self.staging(), Durable::Yes)
-            .map_err(files::at("write", &path))?;
+        self.show_new(&path, fresh.as_bytes(), Durable::Yes)?;
         let key = files::read_record(&path).map_err(files::at("read", &path))?;
         if key.len() < fresh.len() {
             let error = std::io::Error::other("too short: delete it and restart all replicas");
@@ -270,6 +269,27 @@ impl ChatStore {
 
     fn bridge(&self, part: &str) -> PathBuf {
         self.root.join(".bridge").join(part)
+    }
+
+    /// Creates a file of the store, see [`files::show_new`]; `false` if it exists.
+    fn show_new(&self, path: &Path, content: &[u8], durable: Durable) -> Result<bool, StoreError> {
+        files::show_new(path, content, self.staging(), durable).map_err(files::at("write", path))
+    }
+
+    /// Visits the entries of a folder of the bridge whose entries are spread over folders: each with its
+    /// folder and its name.
+    fn each_in_shards(&self, part: &str, mut visit: impl FnMut(Result<(&Path, &str), StoreError>)) {
+        let top = self.bridge(part);
+        let shards = match files::names_in(&top) {
+            Ok(shards) => shards,
+            Err(error) => return visit(Err(error)),
+        };
+        for shard in shards.into_iter().map(|shard| top.join(shard)) {
+            match files::names_in(&shard) {
+                Ok(names) => names.iter().for_each(|name| visit(Ok((&shard, name)))),
+                Err(error) => visit(Err(error)),
+            }
+        }
     }
 
     /// A folder that only this process uses, on the same filesystem as the rest of the jobs folder. Its

@@ -193,13 +193,18 @@ impl ChatStore {
         self.refuse_fenced(job, fence)?;
         let (mut metadata, kept) = self.read_metadata(job)?;
         change(&mut metadata);
-        let path = path(job);
-        if matches!(kept, Kept::No) {
+        if kept == Kept::No {
             // The remains of the file may show the owner to an administrator.
-            let _ = fs::rename(&path, path.with_file_name(BROKEN));
+            let _ = fs::rename(path(job), job.folder().join(BROKEN));
         }
-        files::write_json(&path, &metadata, self.staging()).map_err(files::at("write", &path))?;
+        self.write_metadata(job, &metadata)?;
         Ok(metadata)
+    }
+
+    /// Replaces the metadata. The caller holds the folder's lock.
+    pub(super) fn write_metadata(&self, job: &Job, metadata: &Metadata) -> Result<(), StoreError> {
+        let path = path(job);
+        files::write_json(&path, metadata, self.staging()).map_err(files::at("write", &path))
     }
 }
 

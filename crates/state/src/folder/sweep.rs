@@ -252,16 +252,16 @@ impl Round<'_> {
 
     fn jobs(&mut self) {
         let root = self.store.root();
-        let names = match files::names_in(root).map_err(files::at("list", root)) {
+        let names = match files::names_in(root) {
             Ok(names) => names,
             Err(error) => return self.note_all([error]),
         };
         let mut ids: Vec<JobId> = Vec::new();
         for name in names {
-            match name.as_deref().map(str::parse::<JobId>) {
-                Some(Ok(id)) => ids.push(id),
-                _ if name.as_deref() == Some(".bridge") => {}
-                _ => self.report.unknown_entries += 1,
+            match name.parse() {
+                Ok(id) => ids.push(id),
+                Err(_) if name == ".bridge" => {}
+                Err(_) => self.report.unknown_entries += 1,
             }
         }
         self.each(&ids, |round, id| {
