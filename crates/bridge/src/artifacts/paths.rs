@@ -74,12 +74,6 @@ impl RelativePath {
     }
 }
 
-impl AsRef<Self> for RelativePath {
-    fn as_ref(&self) -> &Self {
-        self
-    }
-}
-
 // File names for display and in URLs, and media types.
 
 /// Short, because a model has to copy the whole URL.
@@ -256,12 +250,6 @@ impl Place {
             Area::Work => path.into_owned(),
             Area::Home | Area::Tmp => format!("{}{path}", self.area.name()),
         }
-    }
-}
-
-impl AsRef<RelativePath> for Place {
-    fn as_ref(&self) -> &RelativePath {
-        &self.path
     }
 }
 

@@ -92,7 +92,7 @@ pub struct Snapshot {
     pub usage: Usage,
     /// The part of the bytes that is in `home/` and `tmp/`.
     pub aside_bytes: u64,
-    files: BTreeMap<RelativePath, FileState>,
+    files: BTreeMap<Place, FileState>,
     /// Files that are published only if a call names them. Caches are left out.
     aside: BTreeMap<Place, FileState>,
     /// The number of names in this workspace of each file with hard links.
@@ -182,32 +182,30 @@ impl Snapshot {
         let stat = fstat(paths::open_file(top.as_fd(), path)?)?;
         self.usage.entries += 1;
         self.usage.bytes += allocated(&stat);
-        self.files.insert(path.clone(), state(&stat));
+        self.files.insert(Place::work(path.clone()), state(&stat));
         Ok(())
     }
 
     /// Removes a file, so that it is new if the next snapshot contains it.
     pub fn forget(&mut self, place: &Place) {
-        match place.area {
-            Area::Work => self.files.remove(&place.path),
-            _ => None,
-        };
+        self.files.remove(place);
         self.aside.remove(place);
     }
 
     /// Whether there is a publishable file at this path.
-    pub fn has(&self, path: &RelativePath) -> bool {
-        self.files.contains_key(path)
+    pub fn has(&self, place: &Place) -> bool {
+        self.files.contains_key(place)
     }
 
     /// The publishable files, in order of path.
     pub fn files(&self) -> impl Iterator<Item = &RelativePath> {
-        self.files.keys()
+        self.files.keys().map(|place| &place.path)
     }
 
     /// The same with their sizes in bytes.
     pub fn sizes(&self) -> impl Iterator<Item = (&RelativePath, u64)> {
-        self.files.iter().map(|(path, state)| (path, state.size))
+        let files = self.files.iter();
+        files.map(|(place, state)| (&place.path, state.size))
     }
 
     /// The number of names that a file with hard links has in the workspace.
@@ -218,41 +216,26 @@ impl Snapshot {
     /// Treats a database and its companion files as one file: a log or journal is not published by
     /// itself, and a change of it is a change of the database.
     fn join_databases(&mut self, root: BorrowedFd<'_>, area: Area) {
-        if area == Area::Work {
-            join(
-                &mut self.files,
-                |path| sqlite::kind(root, path),
-                RelativePath::sibling,
-            );
-        }
-        join(
-            &mut self.aside,
-            |place| (place.area == area).then(|| sqlite::kind(root, &place.path))?,
-            |place, name| place.area.file(place.path.sibling(name)),
-        );
+        let kind = |place: &Place| (place.area == area).then(|| sqlite::kind(root, &place.path))?;
+        join(&mut self.files, kind);
+        join(&mut self.aside, kind);
     }
 }
 
-/// `kind` returns the role of a file for `SQLite` and reads it; `sibling` returns the path of a
-/// companion.
-fn join<K: Ord + Clone + AsRef<RelativePath>>(
-    files: &mut BTreeMap<K, FileState>,
-    kind: impl Fn(&K) -> Option<sqlite::Kind>,
-    sibling: impl Fn(&K, &OsStr) -> K,
-) {
-    let may_be = |key: &&K| sqlite::main_name(key.as_ref()).is_some();
-    let candidates: Vec<K> = files.keys().filter(may_be).cloned().collect();
-    for key in candidates {
-        let Some(main) = sqlite::main_name(key.as_ref()).map(|name| sibling(&key, name)) else {
-            continue;
-        };
+/// `kind` returns the role of a file for `SQLite` and reads it.
+fn join(files: &mut BTreeMap<Place, FileState>, kind: impl Fn(&Place) -> Option<sqlite::Kind>) {
+    let candidates = files.keys().filter_map(|key| {
+        let main = key.path.sibling(sqlite::main_name(&key.path)?);
+        Some((key.clone(), key.area.file(main)))
+    });
+    for (key, main) in candidates.collect::<Vec<_>>() {
         let of_database = files.contains_key(&main) && kind(&main) == Some(sqlite::Kind::Database);
         if !of_database && kind(&key) != Some(sqlite::Kind::Companion) {
             continue;
         }
         let own = files.remove(&key);
         // The index of a log changes even if the database is only read.
-        if !sqlite::is_index(key.as_ref())
+        if !sqlite::is_index(&key.path)
             && let (Some(own), Some(main)) = (own, files.get_mut(&main))
         {
             let mut hash = DefaultHasher::new();
@@ -264,7 +247,7 @@ fn join<K: Ord + Clone + AsRef<RelativePath>>(
 
 /// Regular files that are new in `new` or differ from `old` in size, mtime, ctime or inode, in
 /// order of path. A touched file counts as changed: content is not compared.
-pub fn changed(old: &Snapshot, new: &Snapshot) -> Vec<RelativePath> {
+pub fn changed(old: &Snapshot, new: &Snapshot) -> Vec<Place> {
     if old.over {
         return Vec::new();
     }
@@ -279,8 +262,8 @@ pub fn changed_aside(old: &Snapshot, new: &Snapshot) -> Vec<Place> {
     differing(&old.aside, &new.aside)
 }
 
-fn differing<K: Ord + Clone>(old: &BTreeMap<K, FileState>, new: &BTreeMap<K, FileState>) -> Vec<K> {
-    let differs = |(key, state): &(&K, &FileState)| old.get(*key) != Some(*state);
+fn differing(old: &BTreeMap<Place, FileState>, new: &BTreeMap<Place, FileState>) -> Vec<Place> {
+    let differs = |(key, state): &(&Place, &FileState)| old.get(*key) != Some(*state);
     let changed = new.iter().filter(differs);
     changed.map(|(key, _)| key.clone()).collect()
 }
@@ -370,21 +353,15 @@ impl Walk<'_> {
             }
             FileType::RegularFile => {
                 self.count_file(&stat);
-                self.keep(offer, path, &stat);
+                let files = match offer {
+                    Offer::Always => &mut self.found.files,
+                    Offer::Named => &mut self.found.aside,
+                    Offer::Never => return Ok(None),
+                };
+                files.insert(self.area.file(path()), state(&stat));
                 Ok(None)
             }
             _ => Ok(None),
-        }
-    }
-
-    fn keep(&mut self, offer: Offer, path: impl FnOnce() -> RelativePath, stat: &Stat) {
-        match offer {
-            Offer::Always => drop(self.found.files.insert(path(), state(stat))),
-            Offer::Named => {
-                let place = self.area.file(path());
-                self.found.aside.insert(place, state(stat));
-            }
-            Offer::Never => {}
         }
     }
 
@@ -491,8 +468,8 @@ mod tests {
         Snapshot::take(work, &Limits::default()).unwrap()
     }
 
-    fn names(changed: &[RelativePath]) -> Vec<String> {
-        changed.iter().map(|path| path.display().into()).collect()
+    fn names(changed: &[Place]) -> Vec<String> {
+        changed.iter().map(Place::display).collect()
     }
 
     #[test]

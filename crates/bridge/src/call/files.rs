@@ -116,9 +116,10 @@ impl CallEngine {
             return (snapshot, Ok((Published::default(), notices)));
         }
         let named = named_files(&input.spec.file_path_fields, &input.result);
-        let named = named.into_iter().filter(|path| snapshot.has(path));
+        let named = named.into_iter().map(Place::work);
+        let named = named.filter(|place| snapshot.has(place));
         let changed = artifacts::changed(before, &snapshot).into_iter();
-        for place in changed.chain(named).map(Place::work) {
+        for place in changed.chain(named) {
             if !places.contains(&place) {
                 places.push(place);
             }

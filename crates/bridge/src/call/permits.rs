@@ -75,8 +75,7 @@ impl CallPermits {
             let look = move || Snapshot::look(&job, &limits);
             // If the folder cannot be scanned now, the scan after the call reports it.
             if let Ok(Ok(now)) = tokio::task::spawn_blocking(look).await {
-                let own = changed(&seen, &now).into_iter();
-                held.changed.extend(own.map(artifacts::Place::work));
+                held.changed.extend(changed(&seen, &now));
                 held.changed.extend(changed_aside(&seen, &now));
                 *seen = now;
             }
