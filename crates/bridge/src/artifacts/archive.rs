@@ -66,25 +66,12 @@ fn options(artifact: &Artifact, now: Timestamp) -> SimpleFileOptions {
     } else {
         CompressionMethod::Deflated
     };
+    let time = DateTime::try_from(now.to_zoned(TimeZone::UTC).datetime());
     SimpleFileOptions::default()
         .compression_method(method)
         .large_file(artifact.size >= u64::from(u32::MAX))
-        .last_modified_time(dos_time(now).unwrap_or_default())
+        .last_modified_time(time.unwrap_or_default())
         .unix_permissions(0o644)
-}
-
-fn dos_time(now: Timestamp) -> Option<DateTime> {
-    let time = now.to_zoned(TimeZone::UTC);
-    let part = |value: i8| u8::try_from(value).ok();
-    DateTime::from_date_and_time(
-        u16::try_from(time.year()).ok()?,
-        part(time.month())?,
-        part(time.day())?,
-        part(time.hour())?,
-        part(time.minute())?,
-        part(time.second())?,
-    )
-    .ok()
 }
 
 /// `a/b.txt`, then `a/b (2).txt`: compared without case, for users who unpack on Windows.
