@@ -350,7 +350,7 @@ pub struct Reader<'b> {
     /// Maximum number of bytes of the body, and the number received.
     most: u64,
     came: u64,
-    /// Inside a part, before its end.
+    /// Inside a part, or in the data before the first one.
     inside: bool,
     begun: bool,
 }
@@ -377,17 +377,21 @@ impl<'b> Reader<'b> {
             delimiter: Finder::new(&delimiter).into_owned(),
             most,
             came: 0,
-            inside: false,
+            inside: true,
             begun: false,
         }
     }
 
     /// The head of the next part, after skipping the rest of the current one; `None` after the last part.
     pub async fn next(&mut self) -> Result<Option<Head>, Problem> {
-        if self.begun {
-            while self.chunk().await?.is_some() {}
-        } else {
-            self.skip_preamble().await?;
+        // Data before the first part is skipped like the rest of a part.
+        let mut skipped = 0;
+        while let Some(chunk) = self.chunk().await? {
+            skipped += chunk.len();
+            if !self.begun && skipped > PREAMBLE {
+                let why = format!("the first part starts after more than {PREAMBLE} bytes");
+                return Err(bad(&why));
+            }
         }
         let length = self.delimiter.needle().len();
         self.buffer.advance(length);
@@ -420,24 +424,6 @@ impl<'b> Reader<'b> {
             return Err(bad("unexpected data after a boundary"));
         }
         Head::parse(&head[line + 2..]).map(Some)
-    }
-
-    async fn skip_preamble(&mut self) -> Result<(), Problem> {
-        let (length, mut skipped) = (self.delimiter.needle().len(), 0);
-        loop {
-            let found = self.delimiter.find(&self.buffer);
-            let gone = found.unwrap_or(self.buffer.len().saturating_sub(length - 1));
-            skipped += gone;
-            if skipped > PREAMBLE {
-                let why = format!("the first part starts after more than {PREAMBLE} bytes");
-                return Err(bad(&why));
-            }
-            self.buffer.advance(gone);
-            if found.is_some() {
-                return Ok(());
-            }
-            self.fill().await?;
-        }
     }
 
     /// The part's next bytes; `None` at its end.
