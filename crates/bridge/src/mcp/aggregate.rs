@@ -148,12 +148,12 @@ fn ends_in_digits(name: &str) -> bool {
 
 /// The URIs of one server's resources at the endpoint of all servers.
 #[derive(Clone)]
-pub struct Shown {
+pub struct UriMapping {
     view: Arc<View>,
     server: usize,
 }
 
-impl Shown {
+impl UriMapping {
     /// For the server at this index of the view.
     pub fn new(view: Arc<View>, server: usize) -> Self {
         Self { view, server }
@@ -261,15 +261,6 @@ pub fn read_named_uri(uri: &str) -> Option<(String, &str)> {
     Some((server.into_owned(), own))
 }
 
-/// The server that owns a URI, of several.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// This one.
-    One(usize),
-    /// Any of these may own it; empty if no server does.
-    Unclear(Vec<usize>),
-}
-
 /// The resources of several servers, each identified by its index in a list.
 #[derive(Default)]
 struct Uris {
@@ -306,20 +297,23 @@ impl Uris {
         }
     }
 
-    /// The server of a URI: the one that lists it; else the one that has it as a template; else the one with the
-    /// most specific template that matches; else the only server that has resources.
-    pub fn owner(&self, uri: &str) -> Owner {
+    /// The servers that may own a URI, one if it is clear: those that list it; else those that have it as a
+    /// template; else those with the most specific template that matches; else all that have resources.
+    pub fn owners(&self, uri: &str) -> Vec<usize> {
         let known = self.listed.get(uri).or_else(|| self.templates.get(uri));
         if let Some(servers) = known {
-            return one_of(servers.clone());
+            return servers.clone();
         }
         let fits = |known: &&Template| known.matches.is_match(uri);
         let fitting: Vec<&Template> = self.matched.iter().filter(fits).collect();
         let Some(most) = fitting.iter().map(|known| known.literal).max() else {
-            return one_of(self.servers.clone());
+            return self.servers.clone();
         };
         let best = fitting.iter().filter(|known| known.literal == most);
-        one_of(best.map(|known| known.server).collect())
+        let mut best: Vec<usize> = best.map(|known| known.server).collect();
+        // One server's templates are adjacent.
+        best.dedup();
+        best
     }
 }
 
@@ -328,15 +322,6 @@ fn note(known: &mut HashMap<String, Vec<usize>>, server: usize, text: &str) {
     let servers = known.entry(text.to_owned()).or_default();
     if servers.last() != Some(&server) {
         servers.push(server);
-    }
-}
-
-fn one_of(mut servers: Vec<usize>) -> Owner {
-    servers.sort_unstable();
-    servers.dedup();
-    match servers[..] {
-        [one] => Owner::One(one),
-        _ => Owner::Unclear(servers),
     }
 }
 
@@ -456,9 +441,8 @@ impl View {
     /// this server.
     pub fn other_uri(&self, server: usize, own: &str) -> Option<String> {
         // A URI without a scheme gets its server's name as a prefix.
-        let stays = self.uris.owner(own) == Owner::One(server)
-            && read_named_uri(own).is_none()
-            && has_scheme(own);
+        let stays =
+            self.uris.owners(own) == [server] && read_named_uri(own).is_none() && has_scheme(own);
         let name = &self.offers.get(server)?.spec.name;
         (!stays).then(|| named_uri(name, own))
     }
@@ -488,9 +472,9 @@ impl View {
         self.prompts.get(name).cloned()
     }
 
-    /// The owner of a URI that does not name its server.
-    pub fn owner(&self, uri: &str) -> Owner {
-        self.uris.owner(uri)
+    /// The servers that may own a URI that does not name its server.
+    pub fn owners(&self, uri: &str) -> Vec<usize> {
+        self.uris.owners(uri)
     }
 
     /// The index of a server that is known.
@@ -523,9 +507,7 @@ impl View {
             && self.offers.len() == offers.len()
             && self.offers.iter().zip(offers).all(same)
     }
-}
 
-impl View {
     /// Whether both have the same config, and the same offer of each server that is in both.
     fn may_be_used_with(&self, newer: &Self) -> bool {
         let same = |offer: &Arc<Offer>| {
@@ -753,21 +735,21 @@ mod uris_tests {
         uris.template(2, "file:///logs/{day}");
         uris.template(0, "same://{x}");
         uris.template(1, "same://{y}");
-        for (uri, owner) in [
-            ("test://all", Owner::Unclear(vec![0, 1, 2])),
-            ("file:///logs/today", Owner::One(1)),
-            ("file:///logs/monday", Owner::One(2)),
-            ("file:///logs/monday/noon", Owner::One(0)),
-            ("file:///{+path}", Owner::One(0)),
-            ("same://z", Owner::Unclear(vec![0, 1])),
-            ("never://heard", Owner::Unclear(vec![0, 1, 2])),
+        for (uri, owners) in [
+            ("test://all", vec![0, 1, 2]),
+            ("file:///logs/today", vec![1]),
+            ("file:///logs/monday", vec![2]),
+            ("file:///logs/monday/noon", vec![0]),
+            ("file:///{+path}", vec![0]),
+            ("same://z", vec![0, 1]),
+            ("never://heard", vec![0, 1, 2]),
         ] {
-            assert_eq!(uris.owner(uri), owner, "{uri}");
+            assert_eq!(uris.owners(uri), owners, "{uri}");
         }
         let mut alone = Uris::default();
-        assert_eq!(alone.owner("never://heard"), Owner::Unclear(vec![]));
+        assert_eq!(alone.owners("never://heard"), [] as [usize; 0]);
         alone.servers.push(4);
-        assert_eq!(alone.owner("never://heard"), Owner::One(4));
+        assert_eq!(alone.owners("never://heard"), vec![4]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Endpoint, RpcError, aggregate,
-    aggregate::{LISTS, ListHashes, Owner, Shown, View},
+    aggregate::{LISTS, ListHashes, UriMapping, View},
     listen::{SubscriptionFilter, acknowledged},
     lists::{discovered, notification},
     modern, remote,
@@ -78,7 +78,7 @@ fn request_to<'a>(
         request,
         offer: view.offers[server].clone(),
         session,
-        shown: Some(Shown::new(view.clone(), server)),
+        uris: Some(UriMapping::new(view.clone(), server)),
     }
 }
 
@@ -217,7 +217,7 @@ struct Part {
     messages: BoxStream<'static, Bytes>,
     /// The URIs as the client spelled them, by the URIs at the server.
     asked: IndexMap<String, String>,
-    shown: Shown,
+    uris: UriMapping,
 }
 
 /// Opens the stream.
@@ -226,9 +226,8 @@ pub async fn listen(
     view: &Arc<View>,
     message: &ClientMessage,
 ) -> Result<Response, McpExit> {
-    let filter = message.params.notifications.clone();
-    let filter = filter.unwrap_or_else(RawJson::empty_object);
-    let wanted = SubscriptionFilter::read(Some(&filter))?;
+    let filter = message.params.notifications.as_ref();
+    let wanted = SubscriptionFilter::read(filter)?;
     let mut by_server: IndexMap<usize, IndexMap<String, String>> = IndexMap::new();
     for uri in &wanted.resource_subscriptions {
         let (server, own) = find_resource(view, uri)?;
@@ -240,7 +239,7 @@ pub async fn listen(
     let parts = futures_util::future::try_join_all(opening).await?;
     let id = message.answer_id();
     let (sender, events) = mpsc::channel(64);
-    let _ = sender.try_send(acknowledged(&id, Some(&filter)));
+    let _ = sender.try_send(acknowledged(&id, filter));
     let lists = news_of_lists(request, view, wanted, id, sender.clone());
     let stopping = request.endpoint.core.engine.stopping.clone();
     tokio::spawn(async move {
@@ -305,7 +304,7 @@ async fn part(
     Ok(Part {
         messages: session::messages(response, limit),
         asked,
-        shown: Shown::new(view.clone(), server),
+        uris: UriMapping::new(view.clone(), server),
     })
 }
 
@@ -334,7 +333,7 @@ impl Part {
                 let asked = RawJson::from_json(&asked.as_str().into());
                 Some(splice(line, &[(&place, asked.as_bytes())]))
             }
-            _ => Some(self.shown.note(&said)),
+            _ => Some(self.uris.note(&said)),
         }
     }
 }
@@ -460,11 +459,12 @@ fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError> {
         let server = view.position(&server).ok_or_else(unknown)?;
         return Ok((server, own.to_owned()));
     }
-    let servers = match view.owner(uri) {
-        Owner::One(server) => return Ok((server, uri.to_owned())),
-        Owner::Unclear(servers) if servers.is_empty() => return Err(unknown()),
-        Owner::Unclear(servers) => servers,
-    };
+    let servers = view.owners(uri);
+    match servers[..] {
+        [] => return Err(unknown()),
+        [server] => return Ok((server, uri.to_owned())),
+        _ => {}
+    }
     let named: Vec<String> = view
         .names(&servers)
         .map(|server| aggregate::named_uri(server, uri))

@@ -158,7 +158,7 @@ impl Offered {
                     request,
                     offer: offer.clone(),
                     session,
-                    shown: None,
+                    uris: None,
                 };
                 Ok(Some((to, message)))
             }

@@ -188,16 +188,16 @@ pub async fn relay(
         child: Mutex::default(),
     });
     let (followed, mode) = (session.clone(), call.spec.mode);
-    let (shown, asked) = (to.shown.clone(), protocol.clone());
+    let (uris, asked) = (to.uris.clone(), protocol.clone());
     call.on_child = Some(Arc::new(move |child| {
         *asked.child.lock() = Some(child.notifier());
-        followed.follow(child, mode, shown.clone());
+        followed.follow(child, mode, uris.clone());
     }));
     let (endpoint, owner) = (to.request.endpoint, session.owner);
     let mut relay = Relay::start(endpoint, owner, id, protocol, cancellation, call);
     relay.in_flight = Some(in_flight);
     relay.openwebui = to.is_openwebui(None);
-    relay.shown = to.shown;
+    relay.uris = to.uris;
     Ok(relay.respond().await)
 }
 

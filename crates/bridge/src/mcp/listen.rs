@@ -34,12 +34,8 @@ pub(super) struct SubscriptionFilter {
 impl SubscriptionFilter {
     /// Reads `params.notifications`; without it the client subscribes to nothing.
     pub fn read(filter: Option<&RawJson>) -> Result<Self, RpcError> {
-        let Some(filter) = filter else {
-            return Ok(Self::default());
-        };
-        filter
-            .read()
-            .map_err(|error| RpcError::params(&format!("params.notifications: {error}")))
+        let read = filter.map_or_else(|| Ok(Self::default()), RawJson::read);
+        read.map_err(|error| RpcError::params(&format!("params.notifications: {error}")))
     }
 
     /// Whether the client subscribed to the notification of this changed list.
@@ -67,14 +63,14 @@ impl SubscriptionFilter {
 /// Opens the stream. Starts the caller's child if it does not run: notifications have no other source.
 pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Response, McpExit> {
     let (endpoint, caller) = (to.request.endpoint, to.request.caller);
-    let filter = message.params.notifications.clone();
-    let wanted = SubscriptionFilter::read(filter.as_ref())?;
+    let filter = message.params.notifications.as_ref();
+    let wanted = SubscriptionFilter::read(filter)?;
     // Changes that the catalogue detects are sent, too.
     let (server, mut lists) = (to.offer.spec.name.clone(), endpoint.core.catalog.news());
     let mut news = subscribe(&to, message, &wanted).await?;
     let (sender, events) = mpsc::channel(64);
     let id = message.answer_id();
-    let acknowledged = acknowledged(&id, filter.as_ref());
+    let acknowledged = acknowledged(&id, filter);
     let stopping = endpoint.core.engine.stopping.clone();
     let (endpoint, caller) = (Arc::downgrade(endpoint), caller.clone());
     let may_hear = move |server: &ServerName| {
@@ -157,13 +153,8 @@ async fn subscribe(
         *keep.lock() = Some(child.news());
     }));
     let resources = wanted.resource_subscriptions.clone();
-    let attached = to
-        .request
-        .endpoint
-        .core
-        .engine
-        .attach(call, resources)
-        .await;
+    let engine = &to.request.endpoint.core.engine;
+    let attached = engine.attach(call, resources).await;
     attached.map_err(|error| RpcError::of_call(&error))?;
     let news = found.lock().take();
     Ok(news)

@@ -107,7 +107,7 @@ async fn relay(
     let mut relay = Relay::start(endpoint, owner, id, protocol, cancellation, call);
     relay.retry = Some(retry);
     relay.openwebui = to.is_openwebui(message.params.meta.client_name.as_deref());
-    relay.shown = to.shown;
+    relay.uris = to.uris;
     Ok(relay.respond().await)
 }
 

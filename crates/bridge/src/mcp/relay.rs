@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Endpoint, RpcError,
-    aggregate::Shown,
+    aggregate::UriMapping,
     files, lists,
     request::{McpExit, McpRequest},
     session,
@@ -100,7 +100,7 @@ pub struct Relay {
     /// While it exists, the client can cancel the request by its id.
     pub(super) in_flight: Option<InFlight>,
     /// The mapping of resource URIs in the answer, if the client gets other URIs than the server's.
-    pub(super) shown: Option<Shown>,
+    pub(super) uris: Option<UriMapping>,
     /// The answer is for Open WebUI.
     pub(super) openwebui: bool,
 }
@@ -155,7 +155,7 @@ impl Relay {
             pending_input,
             retry: None,
             in_flight: None,
-            shown: None,
+            uris: None,
             openwebui: false,
         }
     }
@@ -340,8 +340,8 @@ impl Relay {
             return Err(error.to(Some(self.id.clone())));
         }
         match answer {
-            Ok(answer) if self.completes && self.shown.is_some() => {
-                Ok(Shown::completion(answer.reply))
+            Ok(answer) if self.completes && self.uris.is_some() => {
+                Ok(UriMapping::completion(answer.reply))
             }
             Ok(answer) if self.lists_tools => Ok(lists::offered(answer.reply, &self.spec)),
             Ok(answer) => {
@@ -351,8 +351,8 @@ impl Relay {
                     &self.endpoint.core.settings,
                     self.openwebui,
                 );
-                Ok(match &self.shown {
-                    Some(shown) => shown.reply(reply),
+                Ok(match &self.uris {
+                    Some(uris) => uris.reply(reply),
                     None => reply,
                 })
             }

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde_json::{Number, Value, json};
 use tokio::time::Instant;
 
-use super::{Endpoint, RpcError, aggregate::Shown, session::McpSession};
+use super::{Endpoint, RpcError, aggregate::UriMapping, session::McpSession};
 use crate::{
     call::{Ask, Call, PendingInput, Relayed},
     catalog::{Knowledge, Offer},
@@ -62,7 +62,7 @@ pub struct ServerRequest<'a> {
     /// The protocol session, if the client has one.
     pub session: Option<&'a Arc<McpSession>>,
     /// The mapping of its resources' URIs, if the client gets other URIs than the server's.
-    pub shown: Option<Shown>,
+    pub uris: Option<UriMapping>,
 }
 
 /// A workspace that was opened here.

@@ -39,7 +39,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{aggregate::Shown, lists::notification};
+use super::{aggregate::UriMapping, lists::notification};
 use crate::{
     call::PendingInput,
     catalog::News,
@@ -398,8 +398,8 @@ impl McpSession {
     }
 
     /// Forwards the child's messages that belong to no request, until the child or the session ends; from
-    /// now on the child gets the client's notifications. `shown` maps the URIs of its resources.
-    pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode, shown: Option<Shown>) {
+    /// now on the child gets the client's notifications. `uris` maps the URIs of its resources.
+    pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode, uris: Option<UriMapping>) {
         let mut followed = self.followed.lock();
         followed.retain(|_, notifier| notifier.as_ref().is_none_or(WeakNotifier::is_open));
         let notifier = (mode != Mode::Shared).then(|| child.notifier());
@@ -425,7 +425,7 @@ impl McpSession {
                 let Some(session) = session.upgrade() else {
                     return;
                 };
-                if let Some(line) = session.told(&said, &notifier, shown.as_ref()) {
+                if let Some(line) = session.told(&said, &notifier, uris.as_ref()) {
                     session.outbox.push(&line);
                 }
             }
@@ -433,10 +433,10 @@ impl McpSession {
     }
 
     /// A child's message for the client.
-    fn told(&self, said: &Said, notifier: &WeakNotifier, shown: Option<&Shown>) -> Option<Bytes> {
-        match (&*said.method, shown) {
+    fn told(&self, said: &Said, notifier: &WeakNotifier, uris: Option<&UriMapping>) -> Option<Bytes> {
+        match (&*said.method, uris) {
             (method::CANCELLED, _) => self.withdrawn(said, notifier),
-            (_, Some(shown)) => Some(shown.note(said)),
+            (_, Some(uris)) => Some(uris.note(said)),
             (_, None) => Some(said.line.clone()),
         }
     }
