@@ -46,18 +46,17 @@ pub async fn call(
     tool: &str,
 ) -> Response {
     let core = inbound.core;
-    let named = with_slashes(&core.directory, server, tool);
     // A single server's tools are at the root, and their names may contain slashes.
-    let single = core.settings.command_line.server.as_ref().filter(|_| {
+    let of_single = || {
+        let single = core.settings.command_line.server.as_ref()?;
         let known = || core.directory.config().servers.contains_key(server);
-        mount == Mount::Root && named.is_none() && !known()
-    });
-    let of_single = single.map(|single| (single.name.as_str(), format!("{server}/{tool}")));
-    let tool = match (&named, &of_single) {
-        (Some((server, tool)), _) => (&**server, &**tool),
-        (None, Some((server, tool))) => (*server, &**tool),
-        (None, None) => (server, tool),
+        let is_tool = mount == Mount::Root && !known();
+        is_tool.then(|| (single.name.to_string(), format!("{server}/{tool}")))
     };
+    let named = with_slashes(&core.directory, server, tool).or_else(of_single);
+    let tool = named
+        .as_ref()
+        .map_or((server, tool), |(server, tool)| (server, tool));
     let answered = answer(inbound, body, tool).await;
     let mut response = answered.unwrap_or_else(Exit::into_response);
     if response.extensions().get::<ProblemKind>().is_some() {

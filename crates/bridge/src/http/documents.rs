@@ -28,10 +28,9 @@ pub async fn of_server(
 ) -> Result<Response, Problem> {
     let (core, leaf) = (inbound.core, leaf.trim_end_matches('/'));
     let named = with_slashes(&core.directory, server, leaf);
-    let (server, leaf) = match &named {
-        Some((server, leaf)) => (&**server, &**leaf),
-        None => (server, leaf),
-    };
+    let (server, leaf) = named
+        .as_ref()
+        .map_or((server, leaf), |(server, leaf)| (server, leaf));
     let keys = &core.settings.access.keys;
     let (leaf, opened) = match leaf.split_once('/') {
         // For clients that cannot send a key: the secret in the path proves that the client has it.

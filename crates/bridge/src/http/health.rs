@@ -166,6 +166,21 @@ impl App {
             },
         }
     }
+
+    /// If other replicas can take the calls, a replica is ready once it has read the offer of each server.
+    /// Checked only once: a changed server file must not make all replicas unready together.
+    fn is_acquainted(&self) -> bool {
+        if self.acquainted.load(Ordering::Relaxed) || !self.replicas.may_have_others() {
+            return true;
+        }
+        let known = |name| {
+            let known = self.catalog.peek(name);
+            !matches!(known, Some(Knowledge::Learning) | None)
+        };
+        let all = self.directory.config().servers.keys().all(known);
+        self.acquainted.fetch_or(all, Ordering::Relaxed);
+        all
+    }
 }
 
 fn server(known: Option<Knowledge>) -> ServerHealth {
@@ -204,23 +219,6 @@ pub async fn report(app: &App, inbound: &Inbound<'_>) -> Response {
 /// `GET /health/live`: the process responds.
 pub fn live() -> Response {
     "ok\n".into_response()
-}
-
-impl App {
-    /// If other replicas can take the calls, a replica is ready once it has read the offer of each server.
-    /// Checked only once: a changed server file must not make all replicas unready together.
-    fn is_acquainted(&self) -> bool {
-        if self.acquainted.load(Ordering::Relaxed) || !self.replicas.may_have_others() {
-            return true;
-        }
-        let known = |name| {
-            let known = self.catalog.peek(name);
-            !matches!(known, Some(Knowledge::Learning) | None)
-        };
-        let all = self.directory.config().servers.keys().all(known);
-        self.acquainted.fetch_or(all, Ordering::Relaxed);
-        all
-    }
 }
 
 /// `GET /health/ready`: calls are accepted.
