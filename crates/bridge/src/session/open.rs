@@ -376,6 +376,9 @@ impl WorkspaceAddress {
 
 // A new address gets the folder of a warm child.
 
+/// A workspace, and its first child.
+type Adopted = (Arc<Workspace>, Arc<Session>);
+
 impl Sessions {
     /// The address's workspace with a warm child, bound there and idle. `None` if the address has a
     /// folder, or no suitable child is warm: the call then starts its own.
@@ -429,7 +432,7 @@ impl Sessions {
         address: &WorkspaceAddress,
         wants: &Wants,
         principal: &Principal,
-    ) -> Result<Option<(Arc<Workspace>, Arc<Session>)>, SessionError> {
+    ) -> Result<Option<Adopted>, SessionError> {
         let new = NewChat::new(principal, Vec::new());
         self.prove(address, &new)?;
         let held_at = BootTime::now();
