@@ -178,7 +178,9 @@ impl Shared {
                     self.probe(&spec).await;
                     self.keep(spec, key).await;
                     pause = FIRST_PAUSE;
-                    self.stop.run_until_cancelled(self.refreshes.granted()).await
+                    self.stop
+                        .run_until_cancelled(self.refreshes.granted())
+                        .await
                 }
                 Err(error)
                     if key == disk::Key::for_server(&spec, &self.children)

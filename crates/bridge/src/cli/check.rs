@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure, SettingsArgs,
-    local::{Surveyed, block_on, survey},
+    local::{Surveyed, survey, with_temporary_jobs},
     output,
     output::{
         BAD, BOLD, DIM, GOOD, ODD, OutputArgs, counted, indented, plain, print_json,
@@ -90,7 +90,7 @@ pub fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
         let specs = config.servers.values();
         specs.map(|spec| ServerReport::skipped(spec)).collect()
     } else {
-        let surveyed = block_on(survey(settings, config, true))?;
+        let surveyed = with_temporary_jobs(|jobs| survey(settings, jobs, config, true))?;
         surveyed.iter().map(ServerReport::from_surveyed).collect()
     };
     let servers: Vec<ServerReport> = servers;

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::{
     Failure, Local, SettingsArgs,
-    local::{Folder, block_on, line, load, until_signal},
+    local::{line, load, until_signal, with_temporary_jobs},
     output::{BAD, BOLD, DIM, GOOD, ODD, OutputArgs, counted, indented, note, plain},
 };
 use crate::{
@@ -88,21 +88,22 @@ struct Installed {
 
 /// Installs, prints the result, and writes the lock file.
 pub fn run(args: InstallArgs, settings: &SettingsArgs) -> Result<(), Failure> {
-    let (settings, _log, config) = load(settings, args.server.as_deref())?;
+    let (mut settings, _log, config) = load(settings, args.server.as_deref())?;
     let lock = LockFile::read(&settings.lock_file).map_err(Failure::usage)?;
-    block_on(args.install(settings, config, lock.as_ref()))
+    with_temporary_jobs(|jobs| {
+        settings.jobs_dir = jobs;
+        args.install(settings, config, lock.as_ref())
+    })
 }
 
 impl InstallArgs {
     async fn install(
         self,
-        mut settings: Settings,
+        settings: Settings,
         config: Loaded,
         lock: Option<&LockFile>,
     ) -> Result<(), Failure> {
         let lock_file = settings.lock_file.clone();
-        let folder = Folder::new()?;
-        settings.jobs_dir = folder.jobs();
         let specs: Vec<_> = config.servers.values().cloned().collect();
         let local = Local::new(settings, config)?;
         local.app.installer.launches().follow(&specs);

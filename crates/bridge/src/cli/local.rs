@@ -179,11 +179,11 @@ pub struct Surveyed {
 /// does not affect the others.
 pub async fn survey(
     mut settings: Settings,
+    jobs: PathBuf,
     config: Loaded,
     fork: bool,
 ) -> Result<Vec<Surveyed>, Failure> {
-    let folder = Folder::new()?;
-    settings.jobs_dir = folder.jobs();
+    settings.jobs_dir = jobs;
     // All at the same time: a server that waits for a permit would seem slower than it is.
     let servers = NonZeroUsize::new(config.servers.len()).unwrap_or(NonZeroUsize::MIN);
     settings.limits.max_starts = settings.limits.max_starts.max(servers);
@@ -249,12 +249,22 @@ pub fn line(display: &MultiProgress, spec: &ServerSpec) -> ProgressBar {
     bar
 }
 
+/// Runs a command's asynchronous part with a path for a temporary jobs folder, which is removed when no task of
+/// the command writes to it any more.
+pub fn with_temporary_jobs<T, F>(work: impl FnOnce(PathBuf) -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let folder = Folder::new()?;
+    block_on(work(folder.0.join("jobs")))
+}
+
 /// A temporary folder, removed on drop.
-pub struct Folder(PathBuf);
+struct Folder(PathBuf);
 
 impl Folder {
     /// Creates the folder.
-    pub fn new() -> Result<Self, Failure> {
+    fn new() -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("mcpo-bridge-{}", uuid::Uuid::new_v4()));
         let made = DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|error| {
@@ -266,20 +276,14 @@ impl Folder {
         })?;
         Ok(Self(path))
     }
-
-    /// A path in it for a jobs folder.
-    pub fn jobs(&self) -> PathBuf {
-        self.0.join("jobs")
-    }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
         // After an interruption, a child that is being killed may still write files.
         for _ in 0..ATTEMPTS {
-            match fs::remove_dir_all(&self.0) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {}
-                _ => return,
+            if fs::remove_dir_all(&self.0).is_ok() || !self.0.exists() {
+                return;
             }
             std::thread::sleep(PAUSE);
         }
@@ -289,3 +293,21 @@ impl Drop for Folder {
 const ATTEMPTS: usize = 40;
 
 const PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_task_writes_after_the_command_is_done_is_removed() {
+        let folder = with_temporary_jobs(async |jobs: PathBuf| {
+            let folder = jobs.parent().expect("its folder").to_owned();
+            tokio::task::spawn_blocking(move || {
+                std::thread::sleep(PAUSE);
+                fs::create_dir_all(jobs)
+            });
+            Ok(folder)
+        });
+        assert!(!folder.expect("done").exists());
+    }
+}

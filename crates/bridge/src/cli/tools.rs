@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Failure, SettingsArgs,
-    local::{Surveyed, block_on, load, survey},
+    local::{Surveyed, load, survey, with_temporary_jobs},
     output::{BOLD, OutputArgs, one_line},
 };
 
@@ -46,7 +46,7 @@ struct Listed {
 /// Lists the tools, and fails if a server failed.
 pub fn run(args: &ToolsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let (settings, _log, config) = load(settings, args.server.as_deref())?;
-    let surveyed = block_on(survey(settings, config, false))?;
+    let surveyed = with_temporary_jobs(|jobs| survey(settings, jobs, config, false))?;
     let listed: Vec<Listed> = surveyed.iter().map(Listed::from_surveyed).collect();
     args.output.print(&listed, |listed| text(listed))?;
     let failed = surveyed.iter().filter_map(|server| {

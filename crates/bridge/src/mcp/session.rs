@@ -433,7 +433,12 @@ impl McpSession {
     }
 
     /// A child's message for the client.
-    fn told(&self, said: &Said, notifier: &WeakNotifier, uris: Option<&UriMapping>) -> Option<Bytes> {
+    fn told(
+        &self,
+        said: &Said,
+        notifier: &WeakNotifier,
+        uris: Option<&UriMapping>,
+    ) -> Option<Bytes> {
         match (&*said.method, uris) {
             (method::CANCELLED, _) => self.withdrawn(said, notifier),
             (_, Some(uris)) => Some(uris.note(said)),
