@@ -56,13 +56,7 @@ pub struct CheckArgs {
     output: OutputArgs,
 }
 
-/// The JSON output when there is no report.
-#[derive(Serialize)]
-struct Refused {
-    ok: bool,
-    faults: Vec<LocatedFault>,
-}
-
+/// An error in the JSON output when there is no report.
 #[derive(Serialize)]
 struct LocatedFault {
     /// The file, or "settings".
@@ -77,7 +71,7 @@ pub fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let (settings, config) = match load(settings) {
         Ok(loaded) => loaded,
         Err(faults) if output.is_json() => {
-            print_json(&refused(faults))?;
+            print_json(&json!({"ok": false, "faults": located(faults)}))?;
             return Err(Failure::silent(2));
         }
         Err(faults) => return Err(Failure::faulty(&faults)),
@@ -125,7 +119,7 @@ fn load(args: &SettingsArgs) -> Result<(Settings, Loaded), Vec<ConfigError>> {
     }
 }
 
-fn refused(errors: Vec<ConfigError>) -> Refused {
+fn located(errors: Vec<ConfigError>) -> Vec<LocatedFault> {
     let faults = errors.into_iter().flat_map(|error| {
         let (origin, faults) = match error {
             ConfigError::Faulty(Faults { origin, faults }) => (origin, faults),
@@ -137,10 +131,7 @@ fn refused(errors: Vec<ConfigError>) -> Refused {
         let faults = faults.into_iter().map(move |fault| (origin.clone(), fault));
         faults.map(|(origin, fault)| LocatedFault { origin, fault })
     });
-    Refused {
-        ok: false,
-        faults: faults.collect(),
-    }
+    faults.collect()
 }
 
 // How further processes of a server are started, with the reason.

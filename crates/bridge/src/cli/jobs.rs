@@ -343,7 +343,7 @@ pub struct ShowArgs {
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct WorkspaceDetails {
     folder: PathBuf,
     #[serde(flatten)]
     metadata: Metadata,
@@ -392,7 +392,7 @@ pub fn show(args: &ShowArgs, settings: &SettingsArgs) -> Result<(), Failure> {
         expires_at: link.expires_at,
     };
     let links = store.links_of(found.job.id()).map_err(Failure::failed)?;
-    let shown = Shown {
+    let shown = WorkspaceDetails {
         files: files(&found, &settings)?,
         links: links.into_iter().map(row).collect(),
         journal: journal_tail(found.job.folder(), args.calls).map_err(Failure::failed)?,
@@ -400,7 +400,7 @@ pub fn show(args: &ShowArgs, settings: &SettingsArgs) -> Result<(), Failure> {
         metadata: found.metadata,
         leased_by: found.leased_by.map(|instance| instance.to_string()),
     };
-    args.output.print(&shown, Shown::text)
+    args.output.print(&shown, WorkspaceDetails::text)
 }
 
 fn files(found: &ChatSummary, settings: &Settings) -> Result<Vec<File>, Failure> {
@@ -417,17 +417,17 @@ fn files(found: &ChatSummary, settings: &Settings) -> Result<Vec<File>, Failure>
     Ok(snapshot.files().map(file).collect())
 }
 
-impl Shown {
+impl WorkspaceDetails {
     fn text(&self) -> String {
         let mut text = String::new();
-        self.write_life(&mut text);
+        self.write_status(&mut text);
         self.write_files(&mut text);
         self.write_links(&mut text);
         self.write_calls(&mut text);
         text
     }
 
-    fn write_life(&self, text: &mut String) {
+    fn write_status(&self, text: &mut String) {
         let known = &self.metadata;
         let mut line = |name: &str, value: &str| {
             let _ = writeln!(text, "{BOLD}{name:10}{BOLD:#} {}", indented(value, 11));
