@@ -64,14 +64,14 @@ pub fn list(objections: &[Objection<'_>], unions: &Unions) -> Vec<FieldFault> {
     let mut faults = Vec::new();
     for objection in objections {
         collect(objection, unions, &mut faults);
-        if faults.len() >= FAULTS {
-            break;
-        }
     }
     faults
 }
 
 fn collect(objection: &Objection<'_>, unions: &Unions, faults: &mut Vec<FieldFault>) {
+    if faults.len() >= FAULTS {
+        return;
+    }
     let (location, input) = (&objection.location, objection.value);
     match &objection.kind {
         Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => return,
@@ -100,11 +100,9 @@ fn collect(objection: &Objection<'_>, unions: &Unions, faults: &mut Vec<FieldFau
         Some(union) => {
             let context = unions.context(union, objection);
             if let Some(meant) = meant_variant(objection, &context) {
-                return meant.iter().for_each(|inner| {
-                    if faults.len() < FAULTS {
-                        collect(inner, unions, faults);
-                    }
-                });
+                return meant
+                    .iter()
+                    .for_each(|inner| collect(inner, unions, faults));
             }
             let expected = expected_types(objection, &context).join(" or ");
             let msg = match &*expected {
@@ -117,7 +115,8 @@ fn collect(objection: &Objection<'_>, unions: &Unions, faults: &mut Vec<FieldFau
     add(faults, FieldFault::new(&kind, location, msg, input));
 }
 
-fn below(location: &[Step], name: &str) -> Vec<Step> {
+/// The location of a member of the value at `location`.
+pub fn below(location: &[Step], name: &str) -> Vec<Step> {
     let inner = Step::Key(name.to_owned());
     location.iter().cloned().chain([inner]).collect()
 }

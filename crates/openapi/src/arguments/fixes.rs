@@ -12,6 +12,7 @@ use jsonschema::{
 use serde_json::{Value, value::RawValue};
 
 use super::{
+    fault::below,
     meter::{Step, spend},
     soundness,
     unions::{Objection, Union, Unions},
@@ -116,17 +117,13 @@ fn drop_nulls(objection: &Objection<'_>, names: &[String], fixes: &mut Fixes) ->
     let Value::Object(members) = objection.value else {
         return false;
     };
-    let nulls = names
-        .iter()
-        .filter(|name| members.get(*name) == Some(&Value::Null));
-    let mut all = 0;
-    for name in nulls {
-        let mut location = objection.location.clone();
-        location.push(Step::Key(name.clone()));
-        put(fixes, location, Fix::Drop);
-        all += 1;
+    let is_null = |name: &&String| members.get(*name) == Some(&Value::Null);
+    let mut dropped = 0;
+    for name in names.iter().filter(is_null) {
+        put(fixes, below(&objection.location, name), Fix::Drop);
+        dropped += 1;
     }
-    all == names.len()
+    dropped == names.len()
 }
 
 fn about_the_value(objection: &Objection<'_>) -> bool {

@@ -81,23 +81,11 @@ impl Unions {
         if count > BRANCHES {
             return Vec::new();
         }
-        let branches = (0..count).map_while(|index| self.branch(schema, keyword, index, true));
-        let branches: Vec<_> = branches.collect();
-        if branches.len() < count {
-            return Vec::new();
-        }
+        let branch = |index| self.validator(&format!("{schema}/{keyword}/{index}"), true);
+        let branches: Option<Vec<_>> = (0..count).map(branch).collect();
+        let branches = branches.unwrap_or_default();
         let lists = branches.iter().map(|branch| list(branch, value, location));
         lists.collect()
-    }
-
-    fn branch(
-        &self,
-        schema: &str,
-        keyword: &str,
-        index: usize,
-        explains: bool,
-    ) -> Option<Arc<Validator>> {
-        self.validator(&format!("{schema}/{keyword}/{index}"), explains)
     }
 
     fn validator(&self, location: &str, explains: bool) -> Option<Arc<Validator>> {
@@ -195,7 +183,8 @@ impl BranchesOf {
         let find = || {
             let branches = (0..self.count).filter(|index| {
                 // A branch that cannot be compiled counts as a match: the whole value has been rejected already.
-                let branch = unions.branch(&self.schema, self.name, *index, false);
+                let location = format!("{}/{}/{index}", self.schema, self.name);
+                let branch = unions.validator(&location, false);
                 branch.is_none_or(|branch| branch.is_valid(value))
             });
             branches
