@@ -77,12 +77,10 @@ pub struct JobFolderPaths {
 
 // Opening files in folders that children can write.
 
-fn safe_flags() -> i32 {
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     // A child may have replaced the bridge's file by a symbolic link or a FIFO.
-    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
-}
-
-fn only_regular(file: File) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = options.custom_flags(flags).open(path)?;
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
@@ -93,21 +91,12 @@ fn only_regular(file: File) -> io::Result<File> {
 
 /// Opens an existing regular file for reading; the last path component must not be a symbolic link.
 pub fn open_read(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(safe_flags())
-        .open(path)?;
-    only_regular(file)
+    open(path, OpenOptions::new().read(true))
 }
 
 /// Opens a regular file for appending (created with 0600); the last path component must not be a
 /// symbolic link.
 pub fn open_append(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(safe_flags())
-        .open(path)?;
-    only_regular(file)
+    let mut options = OpenOptions::new();
+    open(path, options.append(true).create(true).mode(0o600))
 }
