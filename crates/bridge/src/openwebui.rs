@@ -444,12 +444,11 @@ impl User {
             return None;
         }
         let [name, email, role] = details.map(|text| text.filter(|text| !text.is_empty()));
-        let groups = Vec::new();
         let info = UserInfo {
             name,
             email,
             role,
-            groups,
+            groups: Vec::new(),
         };
         Some(Self { id, info })
     }

@@ -42,15 +42,12 @@ impl Identity {
         headers: &HeaderMap,
         caller: &Caller,
     ) -> HeaderMap {
+        let forwarded = specs.filter_map(|spec| self.forwarded(spec, headers, caller));
+        let forwarded: Vec<HeaderMap> = forwarded.collect();
         let mut all = HeaderMap::new();
-        for some in specs.filter_map(|spec| self.forwarded(spec, headers, caller)) {
-            for name in some.keys() {
-                if all.contains_key(name) {
-                    continue;
-                }
-                for value in some.get_all(name) {
-                    all.append(name.clone(), value.clone());
-                }
+        for (name, value) in headers {
+            if forwarded.iter().any(|some| some.contains_key(name)) {
+                all.append(name.clone(), value.clone());
             }
         }
         all
