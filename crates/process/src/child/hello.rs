@@ -435,8 +435,8 @@ mod tests {
     #[test]
     fn an_odd_hello_costs_nothing_but_its_odd_members() {
         let raw = RawJson::parse(
-            r#"{"protocolVersion":5,"capabilities":{"tools":true,"resources":false,"prompts":null,"logging":[],"x":{"y":1}},
-                "serverInfo":{"name":null,"version":2,"title":"T"},"instructions":{},"\ud800":1,"capabilities":{}}"#
+            r#"{"capabilities":{},"protocolVersion":5,"capabilities":{"tools":true,"resources":false,"prompts":null,"logging":[],"x":{"y":1}},
+                "serverInfo":{"name":null,"version":2,"title":"T"},"instructions":{},"\ud800":1}"#
                 .into(),
         );
         let (parts, odd) = HelloParts::read(&raw.unwrap());
