@@ -35,7 +35,7 @@ mod results;
 mod schema;
 
 pub use arguments::{
-    ArgumentRules, BRIEF_BYTES, Effort, FieldFault, Patience, SCHEMA_MAPS, Stopped, Unfit,
+    ArgumentRules, ArgumentsError, BRIEF_BYTES, Effort, FieldFault, Patience, SCHEMA_MAPS, Stopped,
     read_body,
 };
 pub use docs::{DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, asset, docs_page, index_page};

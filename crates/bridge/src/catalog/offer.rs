@@ -8,8 +8,8 @@ use std::{
 };
 
 use bridge_openapi::{
-    ArgumentRules, BRIEF_BYTES, DocumentInput, Documents, Effort, Patience, Stopped, Unfit,
-    document, name_of_dots,
+    ArgumentRules, ArgumentsError, BRIEF_BYTES, DocumentInput, Documents, Effort, Patience,
+    Stopped, document, name_of_dots,
 };
 use bridge_protocol::{RawJson, Tool};
 use bytes::Bytes;
@@ -101,7 +101,12 @@ impl Offer {
 
     /// Validates and corrects the arguments of a call. If the session may have another schema, arguments that
     /// do not fit this one are passed to the server. May take seconds, so call it on a blocking thread.
-    pub fn check(&self, tool: &str, arguments: RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
+    pub fn check(
+        &self,
+        tool: &str,
+        arguments: RawJson,
+        effort: &Effort,
+    ) -> Result<RawJson, ArgumentsError> {
         let Some(known) = self.tools.get(tool) else {
             return Ok(match arguments.as_bytes() {
                 b"null" => RawJson::empty_object(),
@@ -109,9 +114,9 @@ impl Offer {
             });
         };
         let checked = known.rules().check(&arguments, effort);
-        checked.or_else(|unfit| match unfit {
-            Unfit::Faults(_) if self.spec.session_lists => Ok(arguments),
-            unfit => Err(unfit),
+        checked.or_else(|error| match error {
+            ArgumentsError::Faults(_) if self.spec.session_lists => Ok(arguments),
+            error => Err(error),
         })
     }
 
@@ -123,16 +128,16 @@ impl Offer {
         tool: &str,
         arguments: RawJson,
         deadline: Instant,
-    ) -> Result<RawJson, Unfit> {
+    ) -> Result<RawJson, ArgumentsError> {
         let known = self.tools.get(tool);
         let compiled = known.is_none_or(|known| known.rules.get().is_some());
         if compiled && arguments.as_bytes().len() <= BRIEF_BYTES {
             let brief = self.check(tool, arguments.clone(), &Effort::brief());
-            if brief != Err(Unfit::Stopped(Stopped::Work)) {
+            if brief != Err(ArgumentsError::Stopped(Stopped::Work)) {
                 return brief;
             }
         }
-        let late = Unfit::Stopped(Stopped::Time);
+        let late = ArgumentsError::Stopped(Stopped::Time);
         let Ok(place) = timeout_at(deadline, CHECKS.acquire()).await else {
             return Err(late);
         };
@@ -152,7 +157,7 @@ impl Offer {
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
                 // The runtime is shutting down.
-                Err(_) => Err(Unfit::Stopped(Stopped::Left)),
+                Err(_) => Err(ArgumentsError::Stopped(Stopped::Left)),
             },
         }
     }

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, io::Read as _, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use bridge_model::{Caller, Principal};
-use bridge_openapi::{Unfit, read_body, result_body};
+use bridge_openapi::{ArgumentsError, read_body, result_body};
 use bridge_protocol::RawJson;
 use bridge_state::Artifact;
 use clap::Args;
@@ -122,7 +122,7 @@ async fn call(
     }
     let deadline = Instant::now() + offer.spec.timeout;
     let checked = offer.check_until(tool, given, deadline).await;
-    let arguments = checked.map_err(|unfit| refused_arguments(server.as_str(), tool, unfit))?;
+    let arguments = checked.map_err(|error| refused_arguments(server.as_str(), tool, error))?;
     let address = WorkspaceAddress::for_caller(&caller, &offer.spec);
     let address = address.ok_or_else(|| Failure::failed(CallError::UnknownSession))?;
     let (spec, request_id) = (offer.spec.clone(), RequestId::random());
@@ -301,8 +301,8 @@ fn named(pairs: Vec<String>) -> Result<RawJson, Failure> {
 }
 
 /// An error that lists each invalid field.
-fn refused_arguments(server: &str, tool: &str, unfit: Unfit) -> Failure {
-    let Unfit::Faults(faults) = unfit else {
+fn refused_arguments(server: &str, tool: &str, error: ArgumentsError) -> Failure {
+    let ArgumentsError::Faults(faults) = error else {
         let why = "validating the arguments took longer than the timeout of the call";
         return Failure::failed(why);
     };

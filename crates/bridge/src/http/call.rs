@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_model::Caller;
-use bridge_openapi::{BRIEF_BYTES, Stopped, ToolFailure, Unfit, result_body};
+use bridge_openapi::{ArgumentsError, BRIEF_BYTES, Stopped, ToolFailure, result_body};
 use bridge_protocol::RawJson;
 use bridge_state::Artifact;
 use bytes::Bytes;
@@ -33,7 +33,7 @@ use crate::{
     core::Core,
     identity::{NoServer, usable},
     replicas::{Exit, Located, Payload},
-    session::{Class, Wants, WorkspaceAddress},
+    session::{ChildSpec, Class, WorkspaceAddress},
     telemetry::ProblemKind,
 };
 
@@ -99,12 +99,12 @@ async fn answer(
         Box::pin(prepare_files(inbound, found, caller, body)).await
     };
     let (mut call, files) = prepared.inspect_err(refused)?;
-    let wants = match &files {
-        None => Wants::for_caller(&call.spec, &call.profile, caller),
+    let child = match &files {
+        None => ChildSpec::for_caller(&call.spec, &call.profile, caller),
         Some(_) => None,
     };
     let (replicas, mode, address) = (&core.replicas, call.spec.mode, &call.address);
-    let entering = replicas.enter_or_forward(caller, mode, address, wants.as_ref(), forward);
+    let entering = replicas.enter_or_forward(caller, mode, address, child.as_ref(), forward);
     let opened = entering.await?;
     call.opened = Mutex::new(opened);
     if let Some(files) = files {
@@ -184,10 +184,10 @@ async fn check(
 ) -> Result<RawJson, Problem> {
     let time = offer.spec.timeout;
     let checked = offer.check_until(tool, arguments, received + time).await;
-    checked.map_err(|unfit| match unfit {
-        Unfit::Faults(faults) => Problem::bad_arguments(&faults),
-        Unfit::Stopped(Stopped::Left) => CallError::Left.into(),
-        Unfit::Stopped(Stopped::Work | Stopped::Time) => {
+    checked.map_err(|error| match error {
+        ArgumentsError::Faults(faults) => Problem::bad_arguments(&faults),
+        ArgumentsError::Stopped(Stopped::Left) => CallError::Left.into(),
+        ArgumentsError::Stopped(Stopped::Work | Stopped::Time) => {
             CallError::Timeout(Waited { time, noise: None }).into()
         }
     })

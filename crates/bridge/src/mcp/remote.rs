@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     replicas::{Elsewhere, Forward, Payload},
-    session::{Wants, WorkspaceAddress},
+    session::{ChildSpec, WorkspaceAddress},
 };
 
 impl ServerRequest<'_> {
@@ -28,10 +28,10 @@ impl ServerRequest<'_> {
     ) -> Result<Entered, McpExit> {
         let (endpoint, caller) = (self.request.endpoint, self.request.caller);
         let spec = &self.offer.spec;
-        let wants = profile.and_then(|profile| Wants::for_caller(spec, profile, caller));
+        let child = profile.and_then(|profile| ChildSpec::for_caller(spec, profile, caller));
         let (mut forwarding, replicas) = (self.request.forwarding(), &endpoint.core.replicas);
         loop {
-            let entering = replicas.enter(caller, spec.mode, &address, wants.as_ref());
+            let entering = replicas.enter(caller, spec.mode, &address, child.as_ref());
             let elsewhere = match entering.await {
                 Ok(workspace) => return Ok(Entered { address, workspace }),
                 Err(elsewhere) => elsewhere,

@@ -37,7 +37,7 @@ use tokio::sync::watch;
 use crate::{
     call::CallError,
     config::{Mode, Settings},
-    session::{OpenWorkspace, SessionError, Sessions, Wants, WorkspaceAddress},
+    session::{ChildSpec, OpenWorkspace, SessionError, Sessions, WorkspaceAddress},
     telemetry::Metrics,
 };
 
@@ -243,12 +243,12 @@ impl Replicas {
         caller: &Caller,
         mode: Mode,
         address: &WorkspaceAddress,
-        wants: Option<&Arc<Wants>>,
+        child: Option<&Arc<ChildSpec>>,
         request: impl Fn() -> Option<Forward>,
     ) -> Result<Option<OpenWorkspace>, Exit<E>> {
         let mut forwarding = self.forwarding(caller, request);
         loop {
-            match self.enter(caller, mode, address, wants).await {
+            match self.enter(caller, mode, address, child).await {
                 Ok(opened) => return Ok(opened),
                 Err(elsewhere) => forwarding.to(&elsewhere).await?,
             }
@@ -261,7 +261,7 @@ impl Replicas {
         caller: &Caller,
         mode: Mode,
         address: &WorkspaceAddress,
-        wants: Option<&Arc<Wants>>,
+        child: Option<&Arc<ChildSpec>>,
     ) -> Result<Option<OpenWorkspace>, Elsewhere> {
         if self.is_draining() {
             return self.leave(caller, mode, address).await.map(|()| None);
@@ -270,7 +270,7 @@ impl Replicas {
             return Ok(None);
         }
         let sessions = &self.sessions;
-        match sessions.open_ahead(address, &caller.principal, wants).await {
+        match sessions.open_ahead(address, &caller.principal, child).await {
             Ok(opened) => Ok(Some(opened)),
             Err(SessionError::Elsewhere(holder)) => Err(holder.into()),
             Err(_) => Ok(None),

@@ -124,8 +124,8 @@ pub async fn serve(
         ttl: settings.replicas.lease_ttl,
         mends_leases: true,
     };
-    let unfit = limits::fit_connections(&mut settings);
-    settings.warnings.extend(unfit);
+    let warnings = limits::fit_connections(&mut settings);
+    settings.warnings.extend(warnings);
     let store = ChatStore::open(&settings.jobs_dir, &membership)?;
     let app = App::new(settings, store, config)?;
     app.replicas.watch()?;
@@ -371,7 +371,7 @@ const MISSING_LOOKS: u32 = 2;
 /// After this time, a disk that does not answer is logged.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-type Seen = Option<[u8; 32]>;
+type FilesDigest = Option<[u8; 32]>;
 
 /// Watches until the future is dropped.
 pub async fn watch_server_file(app: Arc<App>, hangups: Arc<Notify>) {
@@ -400,7 +400,7 @@ pub async fn watch_server_file(app: Arc<App>, hangups: Arc<Notify>) {
 }
 
 /// A hash of the server file and of the lock file, if there is one; `None` if the server file cannot be read.
-async fn look(app: &App) -> Seen {
+async fn look(app: &App) -> FilesDigest {
     let settings = app.settings.clone();
     let read = move || {
         let text = read_bounded(&settings.config_file, LARGEST_FILE).ok()?;

@@ -34,7 +34,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-pub use open::{Room, Start, Wants, WorkspaceAddress};
+pub use open::{ChildSpec, Room, Start, WorkspaceAddress};
 pub use pool::{Pool, PoolSettings};
 pub use shared::{SharedChild, SharedChildren};
 pub use workspace::{Class, OpenWorkspace, Session, SessionGuard, Turn, Workspace};

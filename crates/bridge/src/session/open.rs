@@ -26,12 +26,12 @@ use crate::{
 
 impl Sessions {
     /// The workspace at an address, created if necessary. It stays open while the `Arc` lives. If the
-    /// call `wants` a child, a new address may get the folder of a warm child.
+    /// call needs a `child`, a new address may get the folder of a warm child.
     pub async fn open(
         self: &Arc<Self>,
         address: &WorkspaceAddress,
         principal: &Principal,
-        wants: Option<&Arc<Wants>>,
+        child: Option<&Arc<ChildSpec>>,
     ) -> Result<Arc<Workspace>, SessionError> {
         loop {
             let entry = self
@@ -46,7 +46,7 @@ impl Sessions {
             {
                 return Ok(workspace);
             }
-            match self.opened(entry, address, principal, wants).await {
+            match self.opened(entry, address, principal, child).await {
                 // Ending idle children, which have four descriptors each, frees some.
                 Err(error) if error.is_lack_of_room() => {
                     let why = error.to_string();
@@ -64,14 +64,14 @@ impl Sessions {
         entry: Arc<Entry>,
         address: &WorkspaceAddress,
         principal: &Principal,
-        wants: Option<&Arc<Wants>>,
+        child: Option<&Arc<ChildSpec>>,
     ) -> Result<Arc<Workspace>, SessionError> {
         let (reply, opened) = oneshot::channel();
         let (sessions, key) = (self.clone(), address.key);
         let (address, principal) = (address.clone(), principal.clone());
         let opening = self
             .clone()
-            .open_entry(entry, address, principal, wants.cloned());
+            .open_entry(entry, address, principal, child.cloned());
         // A separate task, because a caller that leaves must not leave an unknown lease behind.
         self.tasks.spawn(async move {
             if reply.send(opening.await).is_err() {
@@ -86,14 +86,14 @@ impl Sessions {
         entry: Arc<Entry>,
         address: WorkspaceAddress,
         principal: Principal,
-        wants: Option<Arc<Wants>>,
+        child: Option<Arc<ChildSpec>>,
     ) -> Result<Arc<Workspace>, SessionError> {
         let key = address.key;
         let gate = entry.gate.lock().await;
         if let Some(workspace) = entry.open.lock().clone() {
             return Ok(workspace);
         }
-        let opened = if let Some(adopted) = self.adopted(&address, &principal, wants).await {
+        let opened = if let Some(adopted) = self.adopted(&address, &principal, child).await {
             Ok(adopted)
         } else {
             let sessions = self.clone();
@@ -223,9 +223,9 @@ impl Sessions {
         self: &Arc<Self>,
         address: &WorkspaceAddress,
         principal: &Principal,
-        wants: Option<&Arc<Wants>>,
+        child: Option<&Arc<ChildSpec>>,
     ) -> Result<OpenWorkspace, SessionError> {
-        let workspace = self.open(address, principal, wants).await?;
+        let workspace = self.open(address, principal, child).await?;
         Ok(OpenWorkspace::new(workspace, self.clone()))
     }
 }
@@ -264,7 +264,7 @@ pub struct WorkspaceAddress {
 
 /// The child that a call needs.
 #[derive(Debug, Clone)]
-pub struct Wants {
+pub struct ChildSpec {
     /// Its server.
     pub spec: Arc<ServerSpec>,
     /// The form of the protocol to use.
@@ -273,7 +273,7 @@ pub struct Wants {
     pub tenant: Tenant,
 }
 
-impl Wants {
+impl ChildSpec {
     /// `None` for a server whose children do not work in a chat's folder.
     pub fn for_caller(
         spec: &Arc<ServerSpec>,
@@ -386,21 +386,21 @@ impl Sessions {
         self: &Arc<Self>,
         address: &WorkspaceAddress,
         principal: &Principal,
-        wants: Option<Arc<Wants>>,
+        child: Option<Arc<ChildSpec>>,
     ) -> Option<Arc<Workspace>> {
-        let wants = wants?;
+        let child = child?;
         if !self.is_new(address).await {
             return None;
         }
         // A tenant that uses its full share gets a permit only after the end of one of its own
         // sessions.
-        let permits = self.population.permits_for(&wants.spec);
-        if permits.is_at_share(&wants.tenant) {
+        let permits = self.population.permits_for(&child.spec);
+        if permits.is_at_share(&child.tenant) {
             return None;
         }
-        let spare = self.pool.take(&wants.spec, &wants.profile).await?;
+        let spare = self.pool.take(&child.spec, &child.profile).await?;
         let (sessions, address, principal) = (self.clone(), address.clone(), principal.clone());
-        let adopt = move || sessions.adopt(spare, &address, &wants, &principal);
+        let adopt = move || sessions.adopt(spare, &address, &child, &principal);
         let adopted = tokio::task::spawn_blocking(adopt).await;
         let adopted = adopted.expect("opening a folder does not panic");
         let adopted = adopted.inspect_err(|error| {
@@ -430,7 +430,7 @@ impl Sessions {
         &self,
         spare: Spare,
         address: &WorkspaceAddress,
-        wants: &Wants,
+        child: &ChildSpec,
         principal: &Principal,
     ) -> Result<Option<Adopted>, SessionError> {
         let new = NewChat::new(principal, Vec::new());
@@ -441,19 +441,19 @@ impl Sessions {
         }
         let parts = spare.into_parts();
         let mut permit = parts.permit.expect("it counts as a stateful process");
-        permit.pass_to(&wants.tenant);
+        permit.pass_to(&child.tenant);
         // As if the first call had started the child: the files that the child has written are new to
         // that call.
         let lease = (parts.held.lease, held_at);
         let workspace = Workspace::new(address.key, parts.held.job, lease, Snapshot::default(), []);
         let session = Arc::new(Session::new(
             parts.child,
-            wants.spec.clone(),
+            child.spec.clone(),
             permit,
             self.metrics.session_live(),
             address.class,
         ));
-        drop(workspace.slot(&wants.spec).bind(&session, address.class));
+        drop(workspace.slot(&child.spec).bind(&session, address.class));
         let workspace = Arc::new(workspace);
         Ok(Some((workspace, session)))
     }

@@ -77,27 +77,27 @@ impl Effort {
         }
     }
 
-    fn decide(&self, check: impl FnOnce() -> bool) -> Result<Option<bool>, Unfit> {
+    fn decide(&self, check: impl FnOnce() -> bool) -> Result<Option<bool>, ArgumentsError> {
         self.run(self.deciding, check)
     }
 
-    fn explain<T>(&self, check: impl FnOnce() -> T) -> Result<Option<T>, Unfit> {
+    fn explain<T>(&self, check: impl FnOnce() -> T) -> Result<Option<T>, ArgumentsError> {
         self.run(self.explaining, check)
     }
 
     /// `None` if this part of the check takes too much work, but the check continues.
-    fn run<T>(&self, work: u64, check: impl FnOnce() -> T) -> Result<Option<T>, Unfit> {
+    fn run<T>(&self, work: u64, check: impl FnOnce() -> T) -> Result<Option<T>, ArgumentsError> {
         match metered(work, &self.patience, check) {
             Ok(outcome) => Ok(Some(outcome)),
             Err(Stopped::Work) if !self.brief => Ok(None),
-            Err(stopped) => Err(Unfit::Stopped(stopped)),
+            Err(stopped) => Err(ArgumentsError::Stopped(stopped)),
         }
     }
 }
 
 /// Why arguments are rejected.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Unfit {
+pub enum ArgumentsError {
     /// These fields are invalid.
     Faults(Vec<FieldFault>),
     /// There is no outcome: a brief check must be repeated as a whole one, or the caller has disconnected.
@@ -151,8 +151,8 @@ impl ArgumentRules {
 
     /// The arguments to send: the bytes of `body` unchanged if they are valid, otherwise with exact
     /// corrections at the failing places. `null` counts as `{}`. At most 20 faults.
-    pub fn check(&self, body: &RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
-        let fault = |fault| Unfit::Faults(vec![fault]);
+    pub fn check(&self, body: &RawJson, effort: &Effort) -> Result<RawJson, ArgumentsError> {
+        let fault = |fault| ArgumentsError::Faults(vec![fault]);
         let value =
             soundness::parse(body).map_err(|error| fault(FieldFault::unreadable(&error)))?;
         if value.is_null() {
@@ -220,15 +220,15 @@ impl Checker {
         value: Value,
         body: &RawJson,
         effort: &Effort,
-    ) -> Result<RawJson, Unfit> {
+    ) -> Result<RawJson, ArgumentsError> {
         let unions = || Unions::new(&self.counted.0, self.counted.1);
         let Some(unions) = self.unions.get_or_init(unions) else {
-            return Err(Unfit::Faults(vec![FieldFault::unexplained()]));
+            return Err(ArgumentsError::Faults(vec![FieldFault::unexplained()]));
         };
         let (mut now, mut edits) = (value, Edits::default());
         let written = |edits: &Edits| {
             let written = edits.write(body);
-            written.map_err(|error| Unfit::Faults(vec![FieldFault::unreadable(&error)]))
+            written.map_err(|error| ArgumentsError::Faults(vec![FieldFault::unreadable(&error)]))
         };
         for _ in 0..ROUNDS {
             if effort.explain(|| correct(&mut now, &mut edits, unions))? != Some(true) {
@@ -247,8 +247,8 @@ impl Checker {
         match explained.flatten() {
             // A pattern that exceeds its limit does not show that the value is invalid.
             Some(faults) if faults.is_empty() => written(&edits),
-            Some(faults) => Err(Unfit::Faults(faults)),
-            None => Err(Unfit::Faults(vec![FieldFault::unexplained()])),
+            Some(faults) => Err(ArgumentsError::Faults(faults)),
+            None => Err(ArgumentsError::Faults(vec![FieldFault::unexplained()])),
         }
     }
 }

@@ -3,7 +3,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{ArgumentRules, Effort, FieldFault, Patience, Stopped, Unfit, read_body};
+use super::{ArgumentRules, ArgumentsError, Effort, FieldFault, Patience, Stopped, read_body};
 use crate::schema::tests::schema_like;
 
 fn check(schema: &Value, body: &str) -> Result<String, Vec<FieldFault>> {
@@ -15,9 +15,9 @@ fn check(schema: &Value, body: &str) -> Result<String, Vec<FieldFault>> {
 
 fn checked(rules: &ArgumentRules, body: &RawJson) -> Result<RawJson, Vec<FieldFault>> {
     let whole = Effort::whole(Patience::default());
-    rules.check(body, &whole).map_err(|unfit| match unfit {
-        Unfit::Faults(faults) => faults,
-        Unfit::Stopped(stopped) => panic!("{stopped:?}"),
+    rules.check(body, &whole).map_err(|error| match error {
+        ArgumentsError::Faults(faults) => faults,
+        ArgumentsError::Stopped(stopped) => panic!("{stopped:?}"),
     })
 }
 
@@ -445,7 +445,10 @@ fn no_schema_and_value_together_cost_more_than_their_bound() {
                 let body = RawJson::parse(body.into()).unwrap();
                 let outcome = rules.check(&body, &little());
                 let said = format!("{outcome:?}");
-                assert!(!matches!(outcome, Err(Unfit::Stopped(_))), "{number}");
+                assert!(
+                    !matches!(outcome, Err(ArgumentsError::Stopped(_))),
+                    "{number}"
+                );
                 assert!(!said.contains("counting"), "{number}: {said}");
                 let lists = open == "[" && bottom == "[]";
                 // A schema that only refers to itself is decided as if it did not.
@@ -454,7 +457,7 @@ fn no_schema_and_value_together_cost_more_than_their_bound() {
                 }
                 println!(
                     "{number} {depth} {open} {bottom}: {:?}",
-                    outcome.map_err(|unfit| format!("{unfit:.99?}"))
+                    outcome.map_err(|error| format!("{error:.99?}"))
                 );
             }
         }
@@ -478,7 +481,7 @@ fn wide_values_and_schemas_are_bounded_together() {
         for body in [list(r#""a""#), list("{}"), list("5")] {
             let body = RawJson::parse(body.into()).unwrap();
             let outcome = rules.check(&body, &little());
-            assert!(!matches!(outcome, Err(Unfit::Stopped(_))));
+            assert!(!matches!(outcome, Err(ArgumentsError::Stopped(_))));
         }
     }
 }
@@ -490,7 +493,7 @@ fn past_the_bounds_nothing_is_passed_on_and_nothing_explained() {
     let kind = |item: &str, effort: &Effort| {
         let list = format!(r#"{{"x":[{item}{}]}}"#, format!(",{item}").repeat(20_000));
         match rules.check(&RawJson::parse(list.into()).unwrap(), effort) {
-            Err(Unfit::Faults(faults)) => faults[0].r#type.clone(),
+            Err(ArgumentsError::Faults(faults)) => faults[0].r#type.clone(),
             other => format!("{other:?}"),
         }
     };
@@ -534,7 +537,7 @@ fn a_check_ends_when_its_caller_goes_or_its_time_is_over() {
     };
     for (patience, stopped) in [(gone, Stopped::Left), (late, Stopped::Time)] {
         let outcome = rules.check(&body, &Effort::whole(patience));
-        assert_eq!(outcome, Err(Unfit::Stopped(stopped)));
+        assert_eq!(outcome, Err(ArgumentsError::Stopped(stopped)));
     }
 }
 
