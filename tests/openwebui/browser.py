@@ -9,6 +9,8 @@ import asyncio
 import base64
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -75,13 +77,27 @@ async def look(port, token, folder, pages):
             return missing
 
 
+def end_group(group):
+    """Ends the browser's helper processes, which write to the profile for a moment after the browser has ended."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise SystemExit("the browser's helper processes do not end")
+
+
 def main():
     chromium, token, folder, *rest = sys.argv[1:]
     pages = list(zip(rest[::3], rest[1::3], rest[2::3], strict=True))
     with tempfile.TemporaryDirectory() as profile:
         command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
         command += ["--remote-allow-origins=*", "--window-size=1280,900", f"--user-data-dir={profile}", "about:blank"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             port_file, end = Path(profile) / "DevToolsActivePort", time.monotonic() + PATIENCE
             while not port_file.exists() or not port_file.read_text().strip():
@@ -93,6 +109,7 @@ def main():
         finally:
             process.terminate()
             process.wait(30)
+            end_group(process.pid)
     if missing:
         raise SystemExit("; ".join(missing))
 
