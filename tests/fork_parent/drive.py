@@ -15,9 +15,10 @@ ADOPT = "import os, sys\nos.write(1, b'!')\nos.waitpid(int(sys.argv[1]), 0)\n"
 
 
 class ForkParent:
-    """One for a file, that was told to import these modules. `word` is its answer."""
+    """One for a file, that was told to import these modules. `word` is its answer. `before` gets its
+    process's number before it imports anything."""
 
-    def __init__(self, modules, file, interpreter=sys.executable, path=(), program=PROGRAM):
+    def __init__(self, modules, file, interpreter=sys.executable, path=(), program=PROGRAM, before=lambda number: None):
         self.own = tempfile.TemporaryDirectory()
         self.path = path
         job, work, env = self.folder()
@@ -30,6 +31,7 @@ class ForkParent:
         begin |= {"env": list(env.items()), "sentinel": job.name, "learnt": str(job / "learnt")}
         with open("/proc/self/exe", "rb") as program:  # of the supervisors, as the bridge sends its own
             self.say({"begin": begin}, [program.fileno()])
+        before(self.process.pid)
         self.say({"preload": {}})
         self.word = json.loads(self.socket.recv(1 << 20) or '{"unsupported": "it is gone"}')
 

@@ -64,6 +64,18 @@ class Canaries(unittest.TestCase):
         self.assertEqual(shared(told), set())
         print(f"{FORKS} processes of {PYTHON}: {', '.join(told[0][0]['own'])}", file=sys.stderr)
 
+    def test_a_constant_may_equal_the_process_number(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            (path / "keeps.py").write_text("import os\nNUMBER = int(os.readlink('/proc/self'))\n")
+
+            def before(number):
+                (path / "constant.py").write_text(f"LIMIT = {number}\n")
+
+            with ForkParent(["constant", "keeps"], HERE / "canary.py", PYTHON, [path], before=before) as parent:
+                left = parent.word["ready"]["left_out"]
+            self.assertEqual(left, ["keeps (it keeps the process's number)"])
+
     def test_each_canary_can_fail(self):
         with self.parent() as parent:
             present = parent.fork()[0]

@@ -58,6 +58,14 @@ def find(word, taints, own):
                 break
     for holder in holders:
         taints.add("it keeps the working folder or what names it", [owner(holder) or "?"])
-    for name, variables in spaces_of_modules():
-        if any(type(value) is int and value == os.getpid() for value in list(variables.values())):
-            taints.add("it keeps the process's number", [name])
+
+
+def own_numbers():
+    """Variables of modules that equal this process's number: each keeps it, or is a constant that
+    happens to equal it (`stat.S_IFDIR` is 16384, and the numbers in a container are small)."""
+    return [
+        [name, variable]
+        for name, variables in spaces_of_modules()
+        for variable, value in list(variables.items())
+        if type(value) is int and value == os.getpid()
+    ]

@@ -36,8 +36,10 @@ class Parent:
         """Returns in each forked process, when that is over."""
         if len(sys.argv) > 1:
             begin, names, excluded, number, self.supervisor = given()
-            os.set_inheritable(self.supervisor, False)
             self.set_up(begin)
+            if self.supervisor is None:
+                self.import_to_compare(names, excluded)
+            os.set_inheritable(self.supervisor, False)
             self.prepare(names, excluded, number)
         request = self.serve()
         changed = self.changed if self.changed is not None else self.changes()
@@ -70,15 +72,14 @@ class Parent:
                 os.close(descriptor)
 
     def prepare(self, names, excluded, number):
-        self.taints.excluded = excluded
-        sys.argv = [self.begin["name"], *self.begin["argv"]]
         gc.disable()
-        preload(names, self.taints)
-        sys.argv = [""]
+        self.import_all(names, excluded)
         self.changed = self.changes()
         process.forget_folder()
         gc.collect()
         self.find_captured()
+        if not self.taints.found:  # otherwise it begins anew, and looks then
+            self.find_own_number(names, excluded)
         self.taints.close_over()
         found = self.taints.found
         if found:
@@ -98,6 +99,35 @@ class Parent:
         gc.freeze()
         signal.signal(signal.SIGCHLD, reap)
         self.answer({"ready": ready})
+
+    def import_all(self, names, excluded):
+        self.taints.excluded = excluded
+        sys.argv = [self.begin["name"], *self.begin["argv"]]
+        preload(names, self.taints)
+        sys.argv = [""]
+
+    def find_own_number(self, names, excluded):
+        """Compares with the same imports in a process that has another number."""
+        here = captured.own_numbers()
+        if not here:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        argv = [*sys.orig_argv, self.write_down(names, excluded, 1, None)]
+        stdin = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
+        child = os.posix_spawn(sys.executable, argv, self.environment, file_actions=stdin, setpgroup=0)
+        theirs.close()
+        with ours:
+            there = json.loads(ours.recv(MOST) or "null")
+        os.waitpid(child, 0)
+        for name, variable in here:
+            # A process that did not answer tells nothing.
+            if there is None or [name, variable] in there:
+                self.taints.add("it keeps the process's number", [name])
+
+    def import_to_compare(self, names, excluded):
+        self.import_all(names, excluded)
+        self.answer(captured.own_numbers())
+        os._exit(0)
 
     def find_captured(self):
         own = [self, vars(self), self.environment, self.given, self.changed, self.begin]
@@ -129,11 +159,7 @@ class Parent:
 
     def begin_anew(self, names, excluded, number):
         """Nothing is unloaded: this program starts again."""
-        path = os.path.join(self.folder, "..", "again.json")
-        with open(path, "w", encoding="utf-8") as file:
-            pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in self.given.items()]
-            begin = {**self.begin, "env": pairs}
-            json.dump([begin, names, excluded, number, self.supervisor], file)
+        path = self.write_down(names, excluded, number, self.supervisor)
         os.set_inheritable(self.supervisor, True)
         for child in state.processes_below():
             os.kill(child, signal.SIGKILL)
@@ -141,6 +167,14 @@ class Parent:
         os.chdir(self.folder)
         os.dup2(self.socket.fileno(), 0)
         os.execve(sys.executable, [*sys.orig_argv, path], self.environment)
+
+    def write_down(self, *rest):
+        """What `given` reads in a program that starts again."""
+        path = os.path.join(self.folder, "..", "again.json")
+        with open(path, "w", encoding="utf-8") as file:
+            pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in self.given.items()]
+            json.dump([{**self.begin, "env": pairs}, *rest], file)
+        return path
 
     def fork(self, request, descriptors):
         """True in the new process. Its parent is a supervisor, which lets it go on."""
