@@ -2,7 +2,6 @@
 
 use std::{
     num::NonZeroUsize,
-    ops::Deref,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock, Weak, atomic::AtomicBool},
     time::Instant,
@@ -59,14 +58,6 @@ pub struct App {
     reload_fault: Mutex<Option<String>>,
     cap_warning: Mutex<Option<String>>,
     system_cap: OnceLock<Cap>,
-}
-
-impl Deref for App {
-    type Target = Core;
-
-    fn deref(&self) -> &Core {
-        &self.core
-    }
 }
 
 impl App {
@@ -162,22 +153,28 @@ impl App {
         // This comes first, so that no locked server is started as written in the meantime.
         let specs = config.servers.values().cloned().collect();
         self.installer.follow(specs).await;
-        let before = self.directory.replace(config.clone());
+        let before = self.core.directory.replace(config.clone());
         let gone = |name: &&ServerName| !config.servers.contains_key(*name);
         for name in before.servers.keys().filter(gone) {
             self.metrics.server_gone(name);
         }
-        self.catalog.follow(config.servers.values());
+        self.core.catalog.follow(config.servers.values());
         self.mcp
             .sessions
             .end_where_changed(&before.servers, &config.servers);
         let version = |name: &ServerName| config.servers.get(name).map(|spec| spec.version());
-        self.engine
+        self.core
+            .engine
             .sessions
             .end_outdated(|session| version(&session.spec.name) == Some(session.version));
-        self.engine.sessions.pool.follow(config.servers.values());
-        self.engine.children.forks().follow(version);
-        self.engine
+        self.core
+            .engine
+            .sessions
+            .pool
+            .follow(config.servers.values());
+        self.core.engine.children.forks().follow(version);
+        self.core
+            .engine
             .shared
             .end_outdated(|name, running| version(name) == Some(running));
     }
@@ -194,28 +191,28 @@ impl App {
 
     /// Warnings for the operator about things that work but should be checked.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.settings.warnings.clone();
-        let config = self.directory.config();
+        let mut warnings = self.core.settings.warnings.clone();
+        let config = self.core.directory.config();
         warnings.extend(config.warnings.iter().cloned());
-        warnings.extend(self.identity.warning().map(str::to_owned));
+        warnings.extend(self.core.identity.warning().map(str::to_owned));
         warnings.extend(self.allow_without_key(&config));
         warnings.extend(self.installer.warnings());
         warnings.extend(self.store.warnings());
-        warnings.extend(self.engine.children.forks().warnings());
-        warnings.extend(self.replicas.warnings());
+        warnings.extend(self.core.engine.children.forks().warnings());
+        warnings.extend(self.core.replicas.warnings());
         for name in config.servers.keys() {
-            warnings.extend(self.catalog.warnings(name));
+            warnings.extend(self.core.catalog.warnings(name));
         }
         let cap = self.cap_warning.lock().clone();
         warnings.extend(cap);
-        warnings.extend(self.warning_without_chat());
+        warnings.extend(self.core.warning_without_chat());
         warnings
     }
 
     /// Determines the number of processes that the system's limits allow, and lowers the configured
     /// number to that.
     pub fn fit_system(&self, open_files: Option<u64>) {
-        let most = self.settings.stateful.max_total_processes;
+        let most = self.core.settings.stateful.max_total_processes;
         if let Some(cap) = limits::stateful_cap(most, open_files) {
             let _ = self.system_cap.set(cap);
             self.fit_memory();
@@ -224,7 +221,7 @@ impl App {
 
     /// A warning if `allow` has no effect because callers can claim to be any user.
     fn allow_without_key(&self, config: &Loaded) -> Option<String> {
-        let access = &self.settings.access;
+        let access = &self.core.settings.access;
         let by_address = access.keys.is_empty()
             && access.jwt_secret.is_none()
             && !access.trusted_proxies.is_empty();
@@ -242,8 +239,8 @@ impl App {
     /// child of the current servers, and to the number that the system's limits allow; raises it
     /// again if the children become smaller.
     pub fn fit_memory(&self) {
-        let most = self.settings.stateful.max_total_processes;
-        let largest = self.catalog.largest_child();
+        let most = self.core.settings.stateful.max_total_processes;
+        let largest = self.core.catalog.largest_child();
         let system = self.system_cap.get();
         if largest == 0 && system.is_none() {
             // Nothing was measured yet, so the number stays unchanged.
@@ -253,7 +250,7 @@ impl App {
         let caps = memory.flatten().into_iter().chain(system.cloned());
         let cap = caps.min_by_key(|cap| cap.max);
         let limit = cap.as_ref().map_or(most, |cap| cap.max);
-        self.engine.sessions.cap(limit.get());
+        self.core.engine.sessions.cap(limit.get());
         let new = cap.map(|cap| cap.warning);
         let mut warning = self.cap_warning.lock();
         // A limit that was not configured needs no warning, as long as some processes fit.
@@ -270,8 +267,8 @@ impl App {
 
     /// The metrics, including values that are read now.
     pub fn render_metrics(&self) -> String {
-        for name in self.directory.config().servers.keys() {
-            let state = match self.catalog.peek(name) {
+        for name in self.core.directory.config().servers.keys() {
+            let state = match self.core.catalog.peek(name) {
                 Some(Knowledge::Ready(_)) => ServerState::Ready,
                 Some(Knowledge::Failed { .. }) => ServerState::Failed,
                 Some(Knowledge::Learning) | None => ServerState::Learning,

@@ -127,14 +127,14 @@ async fn call(
     let address = address.ok_or_else(|| Failure::failed(CallError::UnknownSession))?;
     let (spec, request_id) = (offer.spec.clone(), RequestId::random());
     let call = Call::of_tool(caller, spec, address, tool, arguments, &request_id);
-    let answer = app.engine.run(call).await;
+    let answer = app.core.engine.run(call).await;
     Ok((answer.map_err(|error| failure(&error))?, offer))
 }
 
 /// The offer of the only server.
 async fn offer(local: &Local) -> Result<Arc<Offer>, Failure> {
     let app = &local.app;
-    let config = app.directory.config();
+    let config = app.core.directory.config();
     let spec = config.servers.values().next().expect("one was chosen");
     app.installer.follow(vec![spec.clone()]).await;
     let learnt = local.learn(spec).await;
@@ -198,7 +198,7 @@ fn print_answer(
         Err(failure) => (None, Some(failure)),
     };
     let files = answer.files.files.iter().map(|file| File {
-        link: Link::to_artifact(file, &app.settings),
+        link: Link::to_artifact(file, &app.core.settings),
         path: path_of(file, app),
     });
     let files: Vec<File> = files.collect();
@@ -206,8 +206,8 @@ fn print_answer(
     let instruction = spec.post_instruction.clone();
     let printed = Printed {
         result,
-        archive: archive.map(|file| Link::to_artifact(file, &app.settings)),
-        notice: answer.notice(app.settings.lang),
+        archive: archive.map(|file| Link::to_artifact(file, &app.core.settings)),
+        notice: answer.notice(app.core.settings.lang),
         post_instruction: instruction.filter(|_| !files.is_empty()),
         files,
     };

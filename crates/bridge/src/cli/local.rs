@@ -51,7 +51,7 @@ impl Local {
         let app = App::new(settings, store.map_err(Failure::failed)?, config);
         let app = app.map_err(Failure::failed)?;
         let mut tasks = JoinSet::new();
-        let engine = app.engine.clone();
+        let engine = app.core.engine.clone();
         tasks.spawn(async move { engine.children.sweep_strays().await });
         tasks.spawn(beat(app.store.clone()));
         Ok(Self { app, tasks })
@@ -59,7 +59,7 @@ impl Local {
 
     /// Ends all children and releases all leases.
     pub async fn end(mut self) {
-        let engine = &self.app.engine;
+        let engine = &self.app.core.engine;
         engine.stopping.cancel();
         engine.running.close();
         engine.running.wait().await;
@@ -203,14 +203,14 @@ pub async fn survey(
 
 /// The deadline by which a server that is started now must have listed its tools.
 fn deadline(app: &App) -> tokio::time::Instant {
-    tokio::time::Instant::now() + app.settings.limits.start_timeout + LIST_TIME
+    tokio::time::Instant::now() + app.core.settings.limits.start_timeout + LIST_TIME
 }
 
 impl Local {
     /// Starts a server and queries its offer; the error has the server's last output.
     pub async fn learn(&self, spec: &Arc<ServerSpec>) -> Result<Learnt, String> {
         let (app, stop) = (&self.app, CancellationToken::new());
-        let (children, store) = (&app.engine.children, &app.store);
+        let (children, store) = (&app.core.engine.children, &app.store);
         let learnt = learn(spec, children, store, deadline(app), &stop).await;
         learnt.map_err(|error| error.to_string())
     }
@@ -225,7 +225,7 @@ async fn one(local: &Local, spec: Arc<ServerSpec>, fork: bool, bar: ProgressBar)
     bar.finish_with_message(if outcome.is_ok() { "ready" } else { "failed" });
     let launching = app.installer.launches().state_of(&spec);
     let forking = match &outcome {
-        Ok(_) if fork => Some(app.engine.children.forking(&spec, deadline).await),
+        Ok(_) if fork => Some(app.core.engine.children.forking(&spec, deadline).await),
         _ => None,
     };
     Surveyed {

@@ -86,14 +86,14 @@ pub struct Load {
 impl App {
     /// The current state of the bridge.
     pub fn health(&self, caller: &Caller) -> Health {
-        let config = self.directory.config();
+        let config = self.core.directory.config();
         let mut reasons = Vec::new();
         let mut servers = IndexMap::new();
         let mut hidden = false;
-        let shows_all = self.directory.shows_all(caller);
+        let shows_all = self.core.directory.shows_all(caller);
         for (name, spec) in &config.servers {
-            let mut health = server(self.catalog.peek(name));
-            if let Some(why) = self.engine.children.failed_starts().last_of(spec)
+            let mut health = server(self.core.catalog.peek(name));
+            if let Some(why) = self.core.engine.children.failed_starts().last_of(spec)
                 && health.reason.is_none()
             {
                 health.status = "failed";
@@ -126,11 +126,11 @@ impl App {
         } else {
             Status::Degraded
         };
-        if self.engine.stopping.is_cancelled() || self.replicas.is_draining() {
+        if self.core.engine.stopping.is_cancelled() || self.core.replicas.is_draining() {
             reasons.push("the bridge is shutting down".to_owned());
             status = Status::Down;
         }
-        let short = self.engine.children.failed_starts().shortage();
+        let short = self.core.engine.children.failed_starts().shortage();
         let short = short.map(|why| Trouble {
             text: format!("the system cannot start more processes: {why}"),
             down: true,
@@ -143,7 +143,7 @@ impl App {
             });
             reasons.push(trouble.text);
         }
-        let (running_calls, waiting_calls) = self.engine.admission.load();
+        let (running_calls, waiting_calls) = self.core.engine.admission.load();
         let now = jiff::Timestamp::now();
         Health {
             status,
@@ -160,9 +160,9 @@ impl App {
             load: Load {
                 running_calls,
                 waiting_calls,
-                sessions: self.engine.sessions.count(),
-                shared: self.engine.shared.count(),
-                ready: self.engine.sessions.pool.count(),
+                sessions: self.core.engine.sessions.count(),
+                shared: self.core.engine.shared.count(),
+                ready: self.core.engine.sessions.pool.count(),
             },
         }
     }
@@ -170,14 +170,14 @@ impl App {
     /// If other replicas can take the calls, a replica is ready once it has read the offer of each server.
     /// Checked only once: a changed server file must not make all replicas unready together.
     fn is_acquainted(&self) -> bool {
-        if self.acquainted.load(Ordering::Relaxed) || !self.replicas.may_have_others() {
+        if self.acquainted.load(Ordering::Relaxed) || !self.core.replicas.may_have_others() {
             return true;
         }
         let known = |name| {
-            let known = self.catalog.peek(name);
+            let known = self.core.catalog.peek(name);
             !matches!(known, Some(Knowledge::Learning) | None)
         };
-        let all = self.directory.config().servers.keys().all(known);
+        let all = self.core.directory.config().servers.keys().all(known);
         self.acquainted.fetch_or(all, Ordering::Relaxed);
         all
     }
@@ -238,7 +238,7 @@ pub async fn ready(app: &App, inbound: &Inbound<'_>) -> Response {
 pub async fn render(app: &App, inbound: &Inbound<'_>) -> Result<Response, Problem> {
     inbound.admit_reader().await?;
     // Labels contain the names of servers.
-    if !app.directory.shows_all(&inbound.reader()) {
+    if !app.core.directory.shows_all(&inbound.reader()) {
         return Err(Refusal::MissingKey.into());
     }
     let kind = [(header::CONTENT_TYPE, METRICS_TYPE)];

@@ -54,7 +54,7 @@ pub struct Service {
 impl Service {
     /// The whole service.
     pub fn new(app: &Arc<App>) -> Self {
-        let settings = &app.settings;
+        let settings = &app.core.settings;
         let single = settings.command_line.server.as_ref();
         Self {
             app: app.clone(),
@@ -166,7 +166,7 @@ impl Service {
         if !body.is_end_stream() {
             read_rest(&parts, body, &mut response).await;
         }
-        if app.replicas.is_draining() {
+        if app.core.replicas.is_draining() {
             // The next request must be sent to another replica.
             close(&mut response);
         }

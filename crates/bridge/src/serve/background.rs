@@ -25,11 +25,11 @@ pub struct Background(JoinSet<()>);
 pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
     let mut tasks = JoinSet::new();
     let ttl = app.store.ttl();
-    let engine = app.engine.clone();
+    let engine = app.core.engine.clone();
     tasks.spawn(async move { engine.children.sweep_strays().await });
-    let engine = app.engine.clone();
+    let engine = app.core.engine.clone();
     tasks.spawn(async move { engine.sessions.keep_house().await });
-    let pool = app.engine.sessions.pool.clone();
+    let pool = app.core.engine.sessions.pool.clone();
     tasks.spawn(async move { pool.fill().await });
     tasks.spawn(collect(app.clone()));
     let (leash, renewed) = (Arc::new(Leash::new(ttl)), Arc::new(Notify::new()));
@@ -70,13 +70,13 @@ impl Background {
 
 /// Deletes expired links and workspaces, at the start and then at each interval.
 async fn collect(app: Arc<App>) {
-    let retention = app.settings.files.retention;
-    let mut timer = tokio::time::interval(app.settings.stateful.cleanup_interval);
+    let retention = app.core.settings.files.retention;
+    let mut timer = tokio::time::interval(app.core.settings.stateful.cleanup_interval);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
         let (store, installer) = (app.store.clone(), app.installer.clone());
-        let disk = app.engine.disk.clone();
+        let disk = app.core.engine.disk.clone();
         let round = move || {
             let swept = store.sweep(retention);
             disk.counted(swept.usage);
@@ -100,7 +100,7 @@ async fn collect(app: Arc<App>) {
         if let Some(why) = report.held_back {
             tracing::debug!(why, "clean-up by age skipped");
             let soon = app.store.renew_every();
-            timer.reset_after(soon.min(app.settings.stateful.cleanup_interval));
+            timer.reset_after(soon.min(app.core.settings.stateful.cleanup_interval));
         }
     }
 }
@@ -116,7 +116,7 @@ async fn beat(app: Arc<App>, leash: Arc<Leash>, renewed: Arc<Notify>) {
         let renew = move || store.renew();
         let failed = match tokio::task::spawn_blocking(renew).await {
             Ok(Ok(())) => {
-                app.engine.children.leash(leash.confirm(sent));
+                app.core.engine.children.leash(leash.confirm(sent));
                 None
             }
             Ok(Err(error)) => Some(error.to_string()),
@@ -135,13 +135,13 @@ async fn beat(app: Arc<App>, leash: Arc<Leash>, renewed: Arc<Notify>) {
 async fn check_leases(app: Arc<App>, renewed: Arc<Notify>) {
     loop {
         renewed.notified().await;
-        app.engine.sessions.check_leases().await;
+        app.core.engine.sessions.check_leases().await;
     }
 }
 
 /// Notifies clients with a session of lists that changed without an event of their own child.
 async fn announce(app: Arc<App>) {
-    let mut news = app.catalog.news();
+    let mut news = app.core.catalog.news();
     loop {
         match news.recv().await {
             Ok(news) => app.mcp.sessions.announce(&news),
@@ -160,7 +160,7 @@ async fn watch(app: Arc<App>, leash: Arc<Leash>) {
     loop {
         timer.tick().await;
         let looker = app.clone();
-        let look = move || looker.replicas.watch();
+        let look = move || looker.core.replicas.watch();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
             tracing::warn!(%error, "other replicas on the jobs directory cannot be listed");
         }
@@ -168,14 +168,14 @@ async fn watch(app: Arc<App>, leash: Arc<Leash>) {
             // A separate task, because the checks have to be frequent, and a replica that does not answer takes long.
             let prover = app.clone();
             proving = AbortOnDropHandle::new(tokio::spawn(async move {
-                prover.replicas.prove().await;
+                prover.core.replicas.prove().await;
             }));
         }
         // A single bridge may be paused for any time. Any other replica may take over, also one that is
         // unreachable, or that is stopping.
-        let until = leash.neighbours(app.replicas.neighbours() > 0);
-        app.engine.children.leash(until);
-        let others = app.replicas.others().len();
+        let until = leash.neighbours(app.core.replicas.neighbours() > 0);
+        app.core.engine.children.leash(until);
+        let others = app.core.replicas.others().len();
         if others != known {
             known = others;
             tracing::info!(
@@ -183,7 +183,8 @@ async fn watch(app: Arc<App>, leash: Arc<Leash>) {
                 "number of other replicas on the jobs directory changed"
             );
             if others > 0 {
-                app.replicas
+                app.core
+                    .replicas
                     .warnings()
                     .iter()
                     .for_each(|warning| tracing::warn!("{warning}"));

@@ -128,18 +128,18 @@ pub async fn serve(
     settings.warnings.extend(warnings);
     let store = ChatStore::open(&settings.jobs_dir, &membership)?;
     let app = App::new(settings, store, config)?;
-    app.replicas.watch()?;
+    app.core.replicas.watch()?;
     let open_files = limits::raise_open_files();
     tracing::debug!(?open_files, "limits");
     app.fit_system(open_files);
     for warning in app.warnings() {
         tracing::warn!("{warning}");
     }
-    app.apply(app.directory.config()).await;
+    app.apply(app.core.directory.config()).await;
     let mut background = background::start(&app, signals.hangups());
     let tls = tls.map(watch::Sender::new);
     let served = tls.as_ref().map(watch::Sender::subscribe);
-    if let (Some(files), Some(current)) = (app.settings.listen.tls.clone(), tls) {
+    if let (Some(files), Some(current)) = (app.core.settings.listen.tls.clone(), tls) {
         background.also(tls::watch_certificate(
             app.clone(),
             files,
@@ -152,8 +152,8 @@ pub async fn serve(
     }
     // Built here, so that its problems stop the start. A background task would report them too late.
     let service = Arc::new(http::Service::new(&app));
-    let servers = app.directory.config().servers.len();
-    started(&app.settings, address, servers);
+    let servers = app.core.directory.config().servers.len();
+    started(&app.core.settings, address, servers);
     tracing::info!(%address, servers, "serving");
     let mut server = tokio::spawn(answer(app.clone(), service, listener, served));
     tokio::select! {
@@ -162,10 +162,10 @@ pub async fn serve(
         why = background.broken() => return Err(ServeError::Broken(why)),
     }
     tracing::info!("stopping: waiting for running calls; a second signal exits immediately");
-    let until = Instant::now() + app.settings.limits.shutdown_grace;
+    let until = Instant::now() + app.core.settings.limits.shutdown_grace;
     let ended = async {
         hand_over(&app, until).await;
-        app.engine.stopping.cancel();
+        app.core.engine.stopping.cancel();
         drain(&app, server, until).await;
     };
     tokio::select! {
@@ -198,7 +198,7 @@ async fn answer(
     listener: TcpListener,
     tls: Option<watch::Receiver<tls::Acceptor>>,
 ) {
-    let listen = &app.settings.listen;
+    let listen = &app.core.settings.listen;
     let most = listen.max_connections;
     let limits = Limits {
         most,
@@ -211,8 +211,8 @@ async fn answer(
         let service = service.clone();
         async move { service.answer(peer, request).await }
     };
-    let stopping = app.engine.stopping.clone();
-    let channels = Channels::new(app.replicas.proof(), stopping.clone());
+    let stopping = app.core.engine.stopping.clone();
+    let channels = Channels::new(app.core.replicas.proof(), stopping.clone());
     let open = channels.clone();
     let service = move |peer, request| {
         let (answer, open) = (answer.clone(), open.clone());
@@ -261,30 +261,30 @@ async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
 /// it runs here. This replica accepts requests until load balancers had time to notice.
 async fn hand_over(app: &Arc<App>, until: Instant) {
     let looker = app.clone();
-    let look = move || looker.replicas.watch();
+    let look = move || looker.core.replicas.watch();
     let _ = tokio::task::spawn_blocking(look).await;
-    app.replicas.prove().await;
-    if app.replicas.others().is_empty() {
+    app.core.replicas.prove().await;
+    if app.core.replicas.others().is_empty() {
         return;
     }
-    app.replicas.drain();
+    app.core.replicas.drain();
     let store = app.store.clone();
     let tell = move || store.drain();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(tell).await {
         tracing::warn!(%error, "other replicas cannot be notified that this one is stopping");
     }
-    app.engine.sessions.drain();
-    app.engine.running.close();
-    let noticed = Instant::now() + app.settings.replicas.drain_delay;
+    app.core.engine.sessions.drain();
+    app.core.engine.running.close();
+    let noticed = Instant::now() + app.core.settings.replicas.drain_delay;
     tokio::time::sleep_until(noticed.min(until)).await;
-    let _ = timeout_at(until, app.engine.running.wait()).await;
+    let _ = timeout_at(until, app.core.engine.running.wait()).await;
 }
 
 /// Lets running calls and downloads finish within the grace period, then ends every child.
 async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<()>, until: Instant) {
-    let engine = &app.engine;
+    let engine = &app.core.engine;
     engine.running.close();
-    let grace = app.settings.limits.shutdown_grace;
+    let grace = app.core.settings.limits.shutdown_grace;
     if timeout_at(until, engine.running.wait()).await.is_err() {
         tracing::warn!(
             ?grace,
@@ -299,7 +299,7 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<()>, until: Insta
     let ended = async {
         engine.running.wait().await;
         tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
-        tokio::join!(app.installer.close(), app.catalog.close());
+        tokio::join!(app.installer.close(), app.core.catalog.close());
         engine.children.none_left().await;
     };
     if tokio::time::timeout(END_TIME, ended).await.is_err() {
@@ -375,7 +375,7 @@ type FilesDigest = Option<[u8; 32]>;
 
 /// Watches until the future is dropped.
 pub async fn watch_server_file(app: Arc<App>, hangups: Arc<Notify>) {
-    let settings = &app.settings;
+    let settings = &app.core.settings;
     let from_file = settings.command_line.server.is_none();
     let looks = settings.hot_reload && from_file;
     let mut seen = if from_file { look(&app).await } else { None };
@@ -401,7 +401,7 @@ pub async fn watch_server_file(app: Arc<App>, hangups: Arc<Notify>) {
 
 /// A hash of the server file and of the lock file, if there is one; `None` if the server file cannot be read.
 async fn look(app: &App) -> FilesDigest {
-    let settings = app.settings.clone();
+    let settings = app.core.settings.clone();
     let read = move || {
         let text = read_bounded(&settings.config_file, LARGEST_FILE).ok()?;
         let lock = read_bounded(&settings.lock_file, LARGEST_FILE);
@@ -441,7 +441,7 @@ fn refuse(app: &App, why: &str) {
 }
 
 async fn reload(app: &Arc<App>) {
-    let settings = app.settings.clone();
+    let settings = app.core.settings.clone();
     let load = move || config::servers(&settings);
     match patiently(app, tokio::task::spawn_blocking(load)).await {
         Some(Ok(loaded)) => {
