@@ -49,11 +49,12 @@ pub async fn serve<F>(
     listener: TcpListener,
     tls: Option<watch::Receiver<Acceptor>>,
     limits: Limits,
-    answer: impl Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    answer: impl Fn(SocketAddr, Request<Incoming>) -> F + Send + Sync + 'static,
     stopping: CancellationToken,
 ) where
     F: Future<Output = Response> + Send + 'static,
 {
+    let answer = Arc::new(answer);
     let (open, table) = (TaskTracker::new(), Table::new(limits));
     let keeper = tokio::spawn(table.clone().keep_time());
     loop {
@@ -72,9 +73,11 @@ pub async fn serve<F>(
         let acceptor = tls.as_ref().map(|current| current.borrow().clone());
         let (here, answer, table) = (connection.clone(), answer.clone(), table.clone());
         let answer = move |mut request: Request<Incoming>| {
-            let (answer, table) = (answer.clone(), table.clone());
+            let (answer, beyond) = (answer.clone(), beyond.then(|| table.clone()));
             async move {
-                if beyond && !table.has_room().await {
+                if let Some(table) = beyond
+                    && !table.has_room().await
+                {
                     request.extensions_mut().insert(Overfull);
                 }
                 answer(peer, request).await

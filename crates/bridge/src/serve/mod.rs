@@ -24,6 +24,7 @@ use std::{
 
 use bridge_state::{ChatStore, Membership, StoreError};
 use channel::Channels;
+use futures_util::future::{Either, ready};
 use open::Limits;
 use sha2::{Digest as _, Sha256};
 use tokio::{
@@ -215,13 +216,10 @@ async fn answer(
     let channels = Channels::new(app.core.replicas.proof(), stopping.clone());
     let open = channels.clone();
     let service = move |peer, request| {
-        let (answer, open) = (answer.clone(), open.clone());
-        async move {
-            if is_asked_for(&request) {
-                return open.open(peer, request, answer);
-            }
-            answer(peer, request).await
+        if is_asked_for(&request) {
+            return Either::Left(ready(open.open(peer, request, answer.clone())));
         }
+        Either::Right(answer(peer, request))
     };
     connections::serve(listener, tls, limits, service, stopping).await;
     channels.ended().await;
