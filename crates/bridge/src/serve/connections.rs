@@ -151,19 +151,21 @@ pub async fn one<S, F>(
     S: AsyncRead + AsyncWrite + Unread + Send + Unpin + 'static,
     F: Future<Output = Response>,
 {
+    let answer = &answer;
     let service = service_fn(|request: Request<Incoming>| {
         here.begin_request(match request.body().size_hint().exact() {
             Some(length) => BodyLength::Bytes(length),
             None => BodyLength::Chunked,
         });
-        let (answered, connection) = (answer(request), here.clone());
-        async {
-            let response = answered.await;
+        let connection = here.clone();
+        // In a box, because hyper moves the future several times, and it has some kilobytes.
+        Box::pin(async move {
+            let response = answer(request).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 connection.upgrade();
             }
             Ok::<_, Infallible>(response.map(|body| guarded(body, Answered(connection))))
-        }
+        })
     });
     let stream = TokioIo::new(Wire::new(stream, here.clone()));
     let connection = http1::Builder::new()
