@@ -158,14 +158,13 @@ pub async fn one<S, F>(
             None => BodyLength::Chunked,
         });
         let connection = here.clone();
-        // In a box, because hyper moves the future several times, and it has some kilobytes.
-        Box::pin(async move {
+        async move {
             let response = answer(request).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 connection.upgrade();
             }
             Ok::<_, Infallible>(response.map(|body| guarded(body, Answered(connection))))
-        })
+        }
     });
     let stream = TokioIo::new(Wire::new(stream, here.clone()));
     let connection = http1::Builder::new()

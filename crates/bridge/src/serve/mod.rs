@@ -210,7 +210,8 @@ async fn answer(
     };
     let answer = move |peer, request| {
         let service = service.clone();
-        async move { service.answer(peer, request).await }
+        // In a box, because the future has some kilobytes, and hyper moves it several times.
+        Box::pin(async move { service.answer(peer, request).await })
     };
     let stopping = app.core.engine.stopping.clone();
     let channels = Channels::new(app.core.replicas.proof(), stopping.clone());
