@@ -20,14 +20,14 @@ MODULES = ["random", "secrets", "tempfile", "uuid", "ssl", "hashlib", "multiproc
 MODULES += ["mcp.types", "mcp.server", "mcp.server.mcpserver", "canary_holds", "canary"]
 # What protects, what it looks like without, and who notices.
 SABOTAGE = {
-    "random": ("draws.py", 'modules["random"].seed()', 'modules["random"].seed(1)'),  # CPython seeds too
-    "authkey": ("draws.py", "process.AuthenticationString(os.urandom(32))", 'process.AuthenticationString(b"x" * 32)'),
-    "numpy": ("draws.py", 'modules["numpy.random.mtrand"].seed()', "pass"),
-    "key at import": ("watch.py", "def add(self, why, names):", "def add(self, why, names):\n        return\n"),
-    "request state": ("watch.py", "def add(self, why, names):", "def add(self, why, names):\n        return\n"),
-    "generator at import": ("watch.py", "def add(self, why, names):", "def add(self, why, names):\n        return\n"),
-    "file": ("watch.py", "def add(self, why, names):", "def add(self, why, names):\n        return\n"),
-    "kept": ("watch.py", "def add(self, why, names):", "def add(self, why, names):\n        return\n"),
+    "random": ("randomness.py", 'modules["random"].seed()', 'modules["random"].seed(1)'),  # CPython seeds too
+    "authkey": ("randomness.py", "process.AuthenticationString(os.urandom(32))", 'process.AuthenticationString(b"x" * 32)'),
+    "numpy": ("randomness.py", 'modules["numpy.random.mtrand"].seed()', "pass"),
+    "key at import": ("imports.py", "def exclude(self, why, names):", "def exclude(self, why, names):\n        return\n"),
+    "request state": ("imports.py", "def exclude(self, why, names):", "def exclude(self, why, names):\n        return\n"),
+    "generator at import": ("imports.py", "def exclude(self, why, names):", "def exclude(self, why, names):\n        return\n"),
+    "file": ("imports.py", "def exclude(self, why, names):", "def exclude(self, why, names):\n        return\n"),
+    "kept": ("imports.py", "def exclude(self, why, names):", "def exclude(self, why, names):\n        return\n"),
     "temporary": ("process.py", 'modules["tempfile"].tempdir = None', 'modules["tempfile"].tempdir = "/tmp"'),
     "cwd": ("process.py", 'os.chdir(request["cwd"])', "pass"),
     "variable": ("process.py", "os.environb.update(given)", "os.environb.update({**given, b'MCPO_WORKDIR': b'/'})"),

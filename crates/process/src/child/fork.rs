@@ -353,11 +353,11 @@ const FILES: [(&str, &str); 8] = files![
     "__main__.py",
     "mcpo_fork/__init__.py",
     "mcpo_fork/captured.py",
-    "mcpo_fork/draws.py",
+    "mcpo_fork/imports.py",
     "mcpo_fork/parent.py",
     "mcpo_fork/process.py",
-    "mcpo_fork/state.py",
-    "mcpo_fork/watch.py"
+    "mcpo_fork/randomness.py",
+    "mcpo_fork/state.py"
 ];
 
 /// Writes the program into a new folder.

@@ -1,5 +1,5 @@
-"""What a fork parent runs: this folder, written beside its own by `program.rs`."""
+"""The program of a fork parent. `child/fork.rs` writes this folder next to the working folder."""
 
 from mcpo_fork.parent import Parent
 
-Parent().live()
+Parent().run()

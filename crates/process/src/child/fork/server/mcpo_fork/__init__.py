@@ -1,21 +1,21 @@
-"""The parent of a Python server's processes: it imports the server's modules once, and then forks.
+"""The parent of a Python server's processes: imports the server's modules once, then forks.
 
-Run by `crates/process/src/child/fork/`, which speaks with it over the SEQPACKET socket that is its stdin:
+`crates/process/src/child/fork.rs` starts it. Its stdin is a SEQPACKET socket for messages:
 
-    {"begin": …}     what runs. Answered by nothing.
-    {"fork": …}      with four descriptors: stdin, stdout, stderr, and the socket of a supervisor.
-                     The supervisor is made of this process, so that it is the new one's parent.
-    {"preload": …}   import what the processes so far imported. Answered once by {"ready": …} or
-                     {"unsupported": why}. To begin anew without a module, this program executes itself.
+    {"begin": …}     the program to run, with the supervisor's executable; no reply
+    {"fork": …}      fork a process, with four descriptors: stdin, stdout, stderr, and the socket of its
+                     supervisor. The supervisor is forked from this process, and is the parent of the new one.
+    {"preload": …}   import the modules that earlier processes imported. The reply is {"ready": …} or
+                     {"unsupported": why}. To exclude modules, this program executes itself again.
 
-Nothing runs before the fork but imports. A module whose import draws random numbers, starts a
-thread, opens a file, or keeps the working folder is not imported here: each process does that
-itself, as if it had been started. Standard library only; Python 3.10 and newer.
+Only imports run before the fork. A module whose import draws random numbers, starts a thread, opens a
+file, or keeps the working folder is not imported here: each process imports it itself. Uses the standard
+library only; Python 3.10 and newer.
 
-    parent.py    the messages, and the rounds of imports until nothing is left behind
-    watch.py     who is being imported, and who is to blame
-    draws.py     random numbers
-    state.py     what of the process an import may change
-    captured.py  who keeps the working folder
-    process.py   what a forked process does first
+    parent.py      the messages, and the rounds of imports
+    imports.py     tracks imports and excludes modules
+    randomness.py  finds and replaces random numbers
+    state.py       the state of the process that an import can change
+    captured.py    finds modules that keep the working folder or the process ID
+    process.py     sets up a forked process
 """

@@ -1,16 +1,16 @@
-"""Who keeps the folder in which the parent imports, or the parent's own number."""
+"""Finds modules that keep the parent's working folder or its process ID."""
 
 import gc
 import os
 import sys
 import types
 
-DEEPEST = 8  # references from a module's variables to what it keeps
-MOST = 5000  # referrers of one level; a module that is that far away is not found
+DEEPEST = 8  # references from a module's variables to a value
+MOST = 5000  # referrers of one level; with more, the search for the module ends
 
 
 def atoms(holder, seen):
-    """Texts that an object holds, those in its untracked containers included."""
+    """The texts in an object, including those in containers that the garbage collector does not track."""
     for value in gc.get_referents(holder):
         kind = type(value)
         if kind is str or kind is bytes:
@@ -20,8 +20,8 @@ def atoms(holder, seen):
             yield from atoms(value, seen)
 
 
-def spaces_of_modules():
-    """Names and variables; not everything in there is a module."""
+def module_variables():
+    """The names and variables of all modules. Other objects in `sys.modules` are omitted."""
     for name, module in list(sys.modules.items()):
         variables = getattr(module, "__dict__", None)
         if type(variables) is dict and name != "__main__":
@@ -29,8 +29,8 @@ def spaces_of_modules():
 
 
 def owner(holder):
-    """The module whose variables lead to an object."""
-    spaces = {id(variables): name for name, variables in spaces_of_modules()}
+    """The module whose variables refer to an object, directly or not."""
+    spaces = {id(variables): name for name, variables in module_variables()}
     level, seen = [holder], set()
     for _ in range(DEEPEST):
         for value in level:
@@ -44,8 +44,8 @@ def owner(holder):
     return None
 
 
-def find(word, taints, own):
-    """Holds against modules what they keep; `own` are the parent's own objects."""
+def find(word, exclusions, own):
+    """Excludes modules that keep `word`; `own` are the parent's objects."""
     inside = word.encode()
     known = {id(vars(os.environ)["_data"]), id(sys.modules["posix"].environ), *map(id, own)}
     seen, holders = set(known), []
@@ -57,15 +57,15 @@ def find(word, taints, own):
                 holders.append(holder)
                 break
     for holder in holders:
-        taints.add("it keeps the working folder or what names it", [owner(holder) or "?"])
+        exclusions.exclude("it keeps the working folder or what names it", [owner(holder) or "?"])
 
 
-def own_numbers():
-    """Variables of modules that equal this process's number: each keeps it, or is a constant that
-    happens to equal it (`stat.S_IFDIR` is 16384, and the numbers in a container are small)."""
+def pid_variables():
+    """Variables of modules that are equal to this process's ID: kept IDs, or constants that are equal by
+    chance (`stat.S_IFDIR` is 16384, and process IDs in a container are small)."""
     return [
         [name, variable]
-        for name, variables in spaces_of_modules()
+        for name, variables in module_variables()
         for variable, value in list(variables.items())
         if type(value) is int and value == os.getpid()
     ]

@@ -1,20 +1,20 @@
-"""What a forked process does first, to be as if it had been started by itself."""
+"""Sets up a forked process like one that was started separately."""
 
 import os
 import sys
 import types
 
-from .draws import draw_anew
-from .watch import Learner
+from .randomness import reseed
+from .imports import ImportRecorder
 
 
-def latin(pairs):
-    """Bytes, each of which came as the character of its number."""
+def decode_pairs(pairs):
+    """Environment variables as bytes; JSON has them as Latin-1."""
     return {name.encode("latin-1"): value.encode("latin-1") for name, value in pairs}
 
 
-def forget_folder(cwd=None, home=None):
-    """What the standard library remembers of folder and home, and what many servers import."""
+def reset_cached_paths(cwd=None, home=None):
+    """Resets the folder and the home that the standard library and common packages keep."""
     modules = sys.modules
     if "tempfile" in modules:
         modules["tempfile"].tempdir = None
@@ -29,8 +29,8 @@ def forget_folder(cwd=None, home=None):
         modules["rich"]._IMPORT_CWD = cwd
 
 
-def take_environment(given, changed, before, now):
-    """`changed` is what the interpreter, what starts it, and imports change."""
+def set_environment(given, changed, before, now):
+    """`changed` are variables that the interpreter, its launcher or imports have changed."""
     os.environb.clear()
     os.environb.update(given)
     for name, value in changed.items():
@@ -40,24 +40,24 @@ def take_environment(given, changed, before, now):
             os.environb[name] = value.replace(before, now)
 
 
-def become(begin, request, folder, changed):
-    """Folder, environment, arguments, randomness."""
+def set_up_process(begin, request, folder, changed):
+    """Sets folder, environment, arguments and random state."""
     os.chdir(request["cwd"])
-    take_environment(latin(request["env"]), changed, os.fsencode(folder), os.fsencode(os.getcwd()))
-    forget_folder(os.getcwd(), os.environ.get("HOME"))
+    set_environment(decode_pairs(request["env"]), changed, os.fsencode(folder), os.fsencode(os.getcwd()))
+    reset_cached_paths(os.getcwd(), os.environ.get("HOME"))
     __import__("time").tzset()
-    draw_anew()
+    reseed()
     sys.argv = [begin["name"], *request["argv"]]
     sys.orig_argv = [*sys.orig_argv[:-1], *begin["written"], *request["argv"]]
     if request["learn"]:
-        sys.meta_path.insert(0, Learner(begin["learnt"]))
+        sys.meta_path.insert(0, ImportRecorder(begin["learnt"]))
 
 
 def run(begin, code, keep):
-    """As the interpreter would; whatever is raised goes to the interpreter."""
+    """Runs the program like the interpreter, which gets its exceptions."""
     main = types.ModuleType("__main__")
     main.__dict__.update(__annotations__={}, __builtins__=__builtins__)
-    keep.append(sys.modules["__main__"])  # it would be emptied if nobody had it
+    keep.append(sys.modules["__main__"])  # a module without references is cleared
     sys.modules["__main__"] = main
     for name in [name for name in sys.modules if name.split(".")[0] == __package__]:
         keep.append(sys.modules.pop(name))

@@ -1,13 +1,13 @@
-"""What an import may change of the process, apart from its modules."""
+"""The state of the process that an import can change, apart from modules."""
 
 import os
 import signal
 import sys
 
-from .draws import DRAWS
+from .randomness import DRAWS
 
 HARMLESS = {"/dev/null", "/dev/random", "/dev/urandom"}
-lasting = 1  # threads that were there even after a fork
+kept_threads = 1  # threads that exist after a fork too
 
 
 def processes_below():
@@ -15,21 +15,21 @@ def processes_below():
         with open(f"/proc/self/task/{os.getpid()}/children", "rb") as children:
             return [int(number) for number in children.read().split()]
     except FileNotFoundError:
-        return []  # a kernel that does not tell
+        return []  # a kernel without this file
 
 
 def threads():
-    """Those that a fork would lose. A library that takes its own down before each fork, to start
-    them again when it needs them (`pthread_atfork`, as OpenBLAS does), loses none."""
-    global lasting
+    """The number of threads, without those that end before a fork. Some libraries stop their threads before
+    a fork and start them again on demand (`pthread_atfork`, as OpenBLAS does)."""
+    global kept_threads
     count = len(os.listdir("/proc/self/task"))
-    if count > lasting and len(sys._current_frames()) == 1:
+    if count > kept_threads and len(sys._current_frames()) == 1:
         pid = os.fork()
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
         count = len(os.listdir("/proc/self/task"))
-    lasting = max(lasting, count)
+    kept_threads = max(kept_threads, count)
     return count
 
 
@@ -46,7 +46,7 @@ def descriptors():
 
 
 def state():
-    """Under the words that say what a module does that changes it."""
+    """The state, by the reason to exclude a module that changes it."""
     random = sys.modules.get("random")
     return {
         "it starts a thread": threads(),
