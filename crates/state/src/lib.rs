@@ -76,16 +76,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod error;
 mod folder;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use error::{StoreError, is_disk_full};
 pub use folder::{
     Acquired, Artifact, Blob, BlobId, BlobStore, CallEnd, CallOutcome, ChatStore, ChatSummary,
     DiskUsage, Done, GcReport, GoneReason, Held, Holder, InstanceId, JobStatus, JournalBody,
     JournalEntry, JournalMode, Lease, Link, LiveSession, Membership, Metadata, NewChat, OpenBlob,
-    Others, Peer, PrincipalHash, SessionSummary, StagedFile, Stamp, Swept, read_within,
-    remove_tree,
+    Others, Peer, PrincipalHash, SessionSummary, StagedFile, Stamp, StoreError, Swept,
+    is_disk_full, read_within, remove_tree,
 };

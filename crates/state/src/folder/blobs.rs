@@ -26,11 +26,9 @@ use uuid::Uuid;
 
 use super::{
     ChatStore,
-    files::{self, FileLock},
+    files::{self, FileLock, StoreError, is_absent, remove_tree},
     lease::Lease,
-    remove::remove_tree,
 };
-use crate::error::{StoreError, is_absent};
 
 /// The file name of a blob in its link's folder.
 pub(super) const DATA: &str = "data";

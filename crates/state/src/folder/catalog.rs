@@ -12,8 +12,10 @@ use bridge_model::{ServerName, hex};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::{ChatStore, files};
-use crate::error::StoreError;
+use super::{
+    ChatStore,
+    files::{self, StoreError},
+};
 
 /// A catalogue fits into a message; a larger file was not written by the store.
 const LIMIT: u64 = 256 * 1024 * 1024;

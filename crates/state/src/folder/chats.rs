@@ -21,14 +21,12 @@ use uuid::Uuid;
 use super::{
     ChatStore,
     blobs::Blob,
-    files::{self, Durable, FileLock},
+    files::{self, Durable, FileLock, StoreError, is_absent, remove_tree, unlock_dir},
     instance::InstanceId,
     lease::{self, Holder, Lease, LeaseError},
     links::Artifact,
     record::{JobStatus, Kept, LiveSession, Metadata, PrincipalHash},
-    remove::{remove_tree, unlock_dir},
 };
-use crate::error::{StoreError, is_absent};
 
 /// What must be known to create a chat.
 #[derive(Debug, Clone)]

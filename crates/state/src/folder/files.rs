@@ -1,27 +1,118 @@
-//! The store's small files, in folders that children can access: opened without following links, read and
-//! replaced atomically, and locked.
+//! The disk operations of the store, in folders that children can access, and their errors: its small files,
+//! opened without following links, read and replaced atomically; file locks; the removal of whole trees.
 
 use std::{
+    ffi::CString,
+    fmt,
     fs::{self, DirBuilder, DirEntry, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
-    path::Path,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
-use bridge_model::{Job, open_read};
+use bridge_model::{Job, JobId, LinkToken, open_read};
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, flock, open},
+    fs::{
+        AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, chmod, flock, open,
+        openat, renameat, renameat_with, unlinkat,
+    },
     io::Errno,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use crate::error::{StoreError, is_absent};
+/// An error of the jobs folder: the action, the path and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// `MCPO_JOBS_DIR` cannot be used at all.
+    #[error("the jobs directory {} {problem}", path.display())]
+    Unusable {
+        /// The folder as configured.
+        path: PathBuf,
+        /// The problem and its remedy.
+        problem: String,
+    },
+    /// The workspace folder was removed (retention, `gc --user`) or is not the bridge's.
+    #[error("the workspace folder no longer exists; the next call creates a new one")]
+    JobGone,
+    /// Another instance holds the workspace: this one must not write there.
+    #[error("another replica took over the workspace; this one no longer writes to it")]
+    Fenced,
+    /// The filesystem returned an error.
+    #[error("cannot {action} {}: {source}", Redacted(path))]
+    Io {
+        /// The attempted action.
+        action: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
 
-/// The store's records are far smaller; a larger file was not written by it.
-const RECORD_LIMIT: u64 = 1024 * 1024;
+impl StoreError {
+    /// The disk or the quota is full (HTTP 507).
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_disk_full(source))
+    }
+
+    /// Whether a component of the path does not exist.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_absent(source))
+    }
+
+    /// Whether this process, or the system, has no file descriptors left.
+    pub fn is_lack_of_descriptors(&self) -> bool {
+        let number = match self {
+            Self::Io { source, .. } => Errno::from_io_error(source),
+            _ => None,
+        };
+        matches!(number, Some(Errno::MFILE | Errno::NFILE))
+    }
+}
+
+/// A path for logs: readers of logs must neither see a folder's name nor be able to open a link.
+struct Redacted<'a>(&'a Path);
+
+impl fmt::Display for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, part) in self.0.iter().enumerate() {
+            let part = part.to_string_lossy();
+            if index > 0 && !(index == 1 && self.0.has_root()) {
+                f.write_str("/")?;
+            }
+            if let Ok(id) = part.parse::<JobId>() {
+                write!(f, "{id:?}")?;
+            } else if let Ok(token) = part.parse::<LinkToken>() {
+                write!(f, "{token:?}")?;
+            } else {
+                f.write_str(&part)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an error means that no space is left on the device or in the quota.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Whether the name does not exist, or its folder was removed.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
 
 /// Adds the action and the path to an error: `.map_err(at("read", path))`.
 pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
@@ -31,6 +122,11 @@ pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
         source,
     }
 }
+
+// Files, their records and their folders.
+
+/// The store's records are far smaller; a larger file was not written by it.
+const RECORD_LIMIT: u64 = 1024 * 1024;
 
 /// Creates a new file with mode 0600.
 pub fn create_new(path: &Path) -> io::Result<File> {
@@ -140,9 +236,7 @@ pub fn show_new(path: &Path, content: &[u8], staging: &Path, durable: Durable) -
 }
 
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    let cwd = rustix::fs::CWD;
-    let flags = rustix::fs::RenameFlags::NOREPLACE;
-    rustix::fs::renameat_with(cwd, from, cwd, to, flags).map_err(Into::into)
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(Into::into)
 }
 
 /// Whether the filesystem does not support the operation.
@@ -205,6 +299,8 @@ pub fn names_in(path: &Path) -> Result<Vec<String>, StoreError> {
     };
     read().map_err(at("list", path))
 }
+
+// Locks.
 
 /// Timeout for a file lock. The bridge holds one for milliseconds; only a process that should not hold it
 /// keeps it longer, such as a child that opened the lock of its chat.
@@ -278,9 +374,105 @@ fn lock_until(file: &File, until: Instant) -> io::Result<()> {
     }
 }
 
+// The removal of trees that children created: any depth, read-only folders, never through a link.
+
+/// Removes anything at `path`; no other process may rename the folders above at the same time. Absent is
+/// fine.
+///
+/// Nested folders are first moved up to the top one, so the depth is limited neither by stack nor by
+/// descriptors nor by path length. A mount point cannot be moved: it is kept, and an error is returned.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match unlinkat(CWD, path, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let top = open_forced(CWD, path)?;
+    while empty_once(top.as_fd(), top.as_fd())? {}
+    unlinkat(CWD, path, AtFlags::REMOVEDIR)?;
+    Ok(())
+}
+
+/// Makes a folder readable and writable, whatever mode its owner (a child with our uid) set.
+pub fn unlock_dir(path: &Path) -> io::Result<()> {
+    open_forced(CWD, path).map(drop)
+}
+
+fn open_forced<P: rustix::path::Arg>(parent: BorrowedFd<'_>, name: P) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = openat(parent, name, flags | OFlags::PATH, Mode::empty())?;
+    // fchmod does not work on O_PATH, and chmod by name would follow a link.
+    let magic = format!("/proc/self/fd/{}", found.as_raw_fd());
+    // If this matters, the next step fails.
+    let _ = chmod(magic, Mode::RWXU);
+    let readable = openat(&found, c".", flags | OFlags::RDONLY, Mode::empty())?;
+    Ok(readable)
+}
+
+/// Removes the files of `dir` and moves its folders to `top`. Returns whether there were any entries.
+fn empty_once(dir: BorrowedFd<'_>, top: BorrowedFd<'_>) -> io::Result<bool> {
+    let is_top = dir.as_raw_fd() == top.as_raw_fd();
+    let mut any = false;
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        any = true;
+        let is_dir = entry.file_type() == FileType::Directory;
+        // Most of the folders that the bridge creates are empty.
+        let kind = if is_dir {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        if unlinkat(dir, name, kind).is_ok() {
+            continue;
+        }
+        let moved = CString::new(Uuid::new_v4().to_string())?;
+        let inner = open_forced(dir, name)?;
+        renameat_with(dir, name, top, &moved, RenameFlags::NOREPLACE).or_else(
+            |error| match error {
+                // Not every filesystem supports the flag; the name is random anyway.
+                Errno::INVAL => renameat(dir, name, top, &moved),
+                other => Err(other),
+            },
+        )?;
+        if is_top {
+            empty_once(inner.as_fd(), top)?;
+            unlinkat(top, &moved, AtFlags::REMOVEDIR)?;
+        }
+    }
+    Ok(any)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
+
+    #[test]
+    fn messages_show_neither_workspace_names_nor_tokens() {
+        let (job, token) = (JobId::random(), LinkToken::random());
+        let message = |path: String| {
+            let source = io::Error::from(io::ErrorKind::StorageFull);
+            let error = StoreError::Io {
+                action: "write",
+                path: path.into(),
+                source,
+            };
+            assert!(error.is_disk_full());
+            error.to_string()
+        };
+        let shown = message(format!("/jobs/{job}/metadata.json"));
+        assert!(
+            shown.starts_with(&format!("cannot write /jobs/{job:?}/metadata.json: ")),
+            "{shown}"
+        );
+        assert!(!message(format!("a/{}/data", token.as_str())).contains(token.as_str()));
+    }
 
     #[test]
     fn a_lock_that_stays_held_is_an_error_and_no_hang() {
@@ -291,5 +483,47 @@ mod tests {
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(kept);
         FileLock::take_within(&path, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn removes_read_only_folders_and_spares_what_links_point_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("keep"), "x").unwrap();
+        fs::write(tree.join("a/b/file"), "x").unwrap();
+        symlink(&outside, tree.join("a/link")).unwrap();
+        for locked in ["a/b", "a"] {
+            fs::set_permissions(tree.join(locked), fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+        assert!(outside.join("keep").exists());
+    }
+
+    #[test]
+    fn removes_a_tree_deeper_than_any_path_or_descriptor_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let name = "d".repeat(100);
+        let mut here = open(&tree, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..1100 {
+            rustix::fs::mkdirat(&here, name.as_str(), Mode::RWXU).unwrap();
+            here = openat(&here, name.as_str(), OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+    }
+
+    #[test]
+    fn removes_the_link_and_not_its_target() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("target")).unwrap();
+        symlink(dir.path().join("target"), dir.path().join("link")).unwrap();
+        remove_tree(&dir.path().join("link")).unwrap();
+        assert!(dir.path().join("target").exists());
+        assert!(!dir.path().join("link").is_symlink());
     }
 }

@@ -32,9 +32,8 @@ use uuid::Uuid;
 use super::{
     ChatStore,
     clock::{self, PeerClock},
-    files, remove,
+    files::{self, StoreError, is_absent, remove_tree},
 };
-use crate::error::{StoreError, is_absent};
 
 /// Default time without a renewal after which the leases of an instance are taken over.
 const LEASE_TTL: Duration = Duration::from_secs(20);
@@ -320,8 +319,7 @@ impl Instance {
         if self.killed.load(Ordering::Relaxed) {
             return;
         }
-        let gone =
-            remove_files(&self.folder, self.id()).and_then(|()| remove::remove_tree(&self.staging));
+        let gone = remove_files(&self.folder, self.id()).and_then(|()| remove_tree(&self.staging));
         if let Err(error) = gone {
             tracing::debug!(%error, "this instance's files remain until the next clean-up");
         }
@@ -350,7 +348,7 @@ fn lock_then_show(hidden: &Path, shown: &Path) -> io::Result<Alive> {
 
 fn remove_files(folder: &Path, id: InstanceId) -> io::Result<()> {
     for kind in ["json", "lock"] {
-        remove::remove_tree(&folder.join(format!("{id}.{kind}")))?;
+        remove_tree(&folder.join(format!("{id}.{kind}")))?;
     }
     Ok(())
 }
@@ -597,8 +595,7 @@ impl ChatStore {
         for id in dead {
             let staging = self.bridge("tmp").join(id.to_string());
             self.watched.forget(id);
-            let gone = remove::remove_tree(&staging)
-                .and_then(|()| remove_files(&self.instance.folder, id));
+            let gone = remove_tree(&staging).and_then(|()| remove_files(&self.instance.folder, id));
             match gone {
                 Ok(()) => removed += 1,
                 Err(error) => errors.push(files::at("remove", &staging)(error)),

@@ -22,12 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ChatStore,
-    files::{self, Durable, FileLock},
+    files::{self, Durable, FileLock, StoreError, is_absent, remove_tree},
     instance::{InstanceId, Liveness},
     record,
-    remove::remove_tree,
 };
-use crate::error::{StoreError, is_absent};
 
 /// Name of the lease file.
 const LEASE: &str = "lease";

@@ -15,11 +15,10 @@ use serde_json::{Map, Value};
 use super::{
     ChatStore,
     blobs::{self, Blob, BlobId, Stamp},
-    files,
+    files::{self, StoreError, is_disk_full},
     lease::Lease,
     record::PrincipalHash,
 };
-use crate::error::{StoreError, is_disk_full};
 
 /// One version of one file, with its link.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,6 @@ mod instance;
 mod lease;
 mod links;
 mod record;
-mod remove;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -28,25 +27,22 @@ use std::{
 
 use bridge_model::{JobId, LinkToken};
 use clock::{Clock, Doubt, Moment};
-use files::Durable;
+use files::{Durable, is_absent};
 use instance::Instance;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustix::fs::{Access, StatVfs, access, statvfs};
 use uuid::Uuid;
 
-use crate::error::{StoreError, is_absent, is_disk_full};
-
 pub use blobs::{Blob, BlobId, BlobStore, OpenBlob, StagedFile, Stamp};
 pub use chats::{Acquired, CallEnd, CallOutcome, ChatSummary, Done, Held, NewChat, SessionSummary};
-pub use files::read_within;
+pub use files::{StoreError, is_disk_full, read_within, remove_tree};
 pub use instance::{InstanceId, Membership, Others, Peer};
 pub use lease::{Holder, Lease};
 pub use links::{Artifact, GoneReason, Link};
 pub use record::{
     JobStatus, JournalBody, JournalEntry, JournalMode, LiveSession, Metadata, PrincipalHash,
 };
-pub use remove::remove_tree;
 pub use sweep::{DiskUsage, GcReport, Swept};
 
 /// The instances and their leases, the owners of chats, and the links, in files of the jobs folder.

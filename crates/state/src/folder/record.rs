@@ -18,9 +18,8 @@ use serde_json::{Map, Value};
 
 use super::{
     ChatStore,
-    files::{self, FileLock},
+    files::{self, FileLock, StoreError, is_absent},
 };
-use crate::error::{StoreError, is_absent};
 
 /// The owner of a chat or a link as written to disk: SHA-256 of the principal, in lower-case hex. Enough to
 /// find a user's data, but it does not reveal the user.

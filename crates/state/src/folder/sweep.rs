@@ -17,13 +17,11 @@ use jiff::Timestamp;
 use super::{
     ChatStore,
     clock::Doubt,
-    files::{self, FileLock},
+    files::{self, FileLock, StoreError, remove_tree},
     lease::LeaseError,
     links::{self, GoneReason, TOMBSTONE, is_over},
     record::{Kept, Metadata, PrincipalHash},
-    remove::remove_tree,
 };
-use crate::error::StoreError;
 
 /// The results of one round.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
