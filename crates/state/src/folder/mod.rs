@@ -41,9 +41,10 @@ pub use instance::{InstanceId, Membership, Others, Peer};
 pub use lease::{Holder, Lease};
 pub use links::{Artifact, GoneReason, Link};
 pub use record::{
-    JobStatus, JournalBody, JournalEntry, JournalMode, LiveSession, Metadata, PrincipalHash,
+    DiskUsage, JobStatus, JournalBody, JournalEntry, JournalMode, LiveSession, Metadata,
+    PrincipalHash,
 };
-pub use sweep::{DiskUsage, GcReport, Swept};
+pub use sweep::{GcReport, Swept};
 
 /// The instances and their leases, the owners of chats, and the links, in files of the jobs folder.
 ///

@@ -1,9 +1,9 @@
 //! The records of a chat in its folder: `metadata.json`, and one line per call in `journal.jsonl`. They never
-//! contain the chat's id or the user's name.
+//! contain the chat's id or the user's name. The sizes in them add up to the disk usage of each owner.
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -371,6 +371,58 @@ fn append(path: &Path, line: &[u8], limit: u64) -> io::Result<()> {
         file = open_append(path)?;
     }
     file.write_all(line)
+}
+
+// The sum of the sizes in these records and in those of links.
+
+/// Bytes by owner: as counted by the last round, plus later changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    of_principal: HashMap<PrincipalHash, u64>,
+    of_job: HashMap<JobId, u64>,
+    all: u64,
+}
+
+impl DiskUsage {
+    /// Records the current size of a chat.
+    pub fn note_job(&mut self, owner: &PrincipalHash, job: JobId, bytes: u64) {
+        let before = self.of_job.insert(job, bytes).unwrap_or_default();
+        let own = self.of_principal.entry(owner.clone()).or_default();
+        *own = own.saturating_sub(before).saturating_add(bytes);
+        self.all = self.all.saturating_sub(before).saturating_add(bytes);
+    }
+
+    /// Adds the size of a new link.
+    pub fn note_link(&mut self, owner: &PrincipalHash, bytes: u64) {
+        let own = self.of_principal.entry(owner.clone()).or_default();
+        *own = own.saturating_add(bytes);
+        self.all = self.all.saturating_add(bytes);
+    }
+
+    /// Adds the result of another thread.
+    pub(super) fn add(&mut self, other: Self) {
+        for (owner, bytes) in other.of_principal {
+            let own = self.of_principal.entry(owner).or_default();
+            *own = own.saturating_add(bytes);
+        }
+        self.of_job.extend(other.of_job);
+        self.all = self.all.saturating_add(other.all);
+    }
+
+    /// All bytes of this owner.
+    pub fn of_owner(&self, owner: &PrincipalHash) -> u64 {
+        self.of_principal.get(owner).copied().unwrap_or_default()
+    }
+
+    /// The size of a chat, if known.
+    pub fn of_job(&self, job: JobId) -> Option<u64> {
+        self.of_job.get(&job).copied()
+    }
+
+    /// All bytes.
+    pub fn all(&self) -> u64 {
+        self.all
+    }
 }
 
 #[cfg(test)]

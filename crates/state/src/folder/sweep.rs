@@ -3,7 +3,6 @@
 //! Ages of chats and links are determined by this instance's clock, see [`super::clock`].
 
 use std::{
-    collections::HashMap,
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
@@ -20,7 +19,7 @@ use super::{
     files::{self, FileLock, StoreError, remove_tree},
     lease::LeaseError,
     links::{self, GoneReason, TOMBSTONE, is_over},
-    record::{Kept, Metadata, PrincipalHash},
+    record::{DiskUsage, Kept, Metadata, PrincipalHash},
 };
 
 /// The results of one round.
@@ -395,56 +394,6 @@ enum Shared {
     No,
     /// It belongs to a chat, or will.
     Yes,
-}
-
-/// Bytes by owner: as counted by the last round, plus later changes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DiskUsage {
-    of_principal: HashMap<PrincipalHash, u64>,
-    of_job: HashMap<JobId, u64>,
-    all: u64,
-}
-
-impl DiskUsage {
-    /// Records the current size of a chat.
-    pub fn note_job(&mut self, owner: &PrincipalHash, job: JobId, bytes: u64) {
-        let before = self.of_job.insert(job, bytes).unwrap_or_default();
-        let own = self.of_principal.entry(owner.clone()).or_default();
-        *own = own.saturating_sub(before).saturating_add(bytes);
-        self.all = self.all.saturating_sub(before).saturating_add(bytes);
-    }
-
-    /// Adds the size of a new link.
-    pub fn note_link(&mut self, owner: &PrincipalHash, bytes: u64) {
-        let own = self.of_principal.entry(owner.clone()).or_default();
-        *own = own.saturating_add(bytes);
-        self.all = self.all.saturating_add(bytes);
-    }
-
-    /// Adds the result of another thread.
-    pub(super) fn add(&mut self, other: Self) {
-        for (owner, bytes) in other.of_principal {
-            let own = self.of_principal.entry(owner).or_default();
-            *own = own.saturating_add(bytes);
-        }
-        self.of_job.extend(other.of_job);
-        self.all = self.all.saturating_add(other.all);
-    }
-
-    /// All bytes of this owner.
-    pub fn of_owner(&self, owner: &PrincipalHash) -> u64 {
-        self.of_principal.get(owner).copied().unwrap_or_default()
-    }
-
-    /// The size of a chat, if known.
-    pub fn of_job(&self, job: JobId) -> Option<u64> {
-        self.of_job.get(&job).copied()
-    }
-
-    /// All bytes.
-    pub fn all(&self) -> u64 {
-        self.all
-    }
 }
 
 #[cfg(test)]
