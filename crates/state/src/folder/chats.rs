@@ -20,11 +20,10 @@ use uuid::Uuid;
 
 use super::{
     ChatStore,
-    blobs::Blob,
     files::{self, Durable, FileLock, StoreError, is_absent, remove_tree, unlock_dir},
     instance::InstanceId,
     lease::{self, Holder, Lease, LeaseError},
-    links::Artifact,
+    links::{Artifact, Blob},
     record::{JobStatus, Kept, LiveSession, Metadata, PrincipalHash},
 };
 

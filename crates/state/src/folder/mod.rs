@@ -1,6 +1,5 @@
 //! The current implementation of the store: files in the jobs folder, which several bridges may share.
 
-mod blobs;
 mod catalog;
 mod chats;
 mod clock;
@@ -34,12 +33,11 @@ use parking_lot::Mutex;
 use rustix::fs::{Access, StatVfs, access, statvfs};
 use uuid::Uuid;
 
-pub use blobs::{Blob, BlobId, BlobStore, OpenBlob, StagedFile, Stamp};
 pub use chats::{Acquired, CallEnd, CallOutcome, ChatSummary, Done, Held, NewChat, SessionSummary};
 pub use files::{StoreError, is_disk_full, read_within, remove_tree};
 pub use instance::{InstanceId, Membership, Others, Peer};
 pub use lease::{Holder, Lease};
-pub use links::{Artifact, GoneReason, Link};
+pub use links::{Artifact, Blob, BlobId, BlobStore, GoneReason, Link, OpenBlob, StagedFile, Stamp};
 pub use record::{
     DiskUsage, JobStatus, JournalBody, JournalEntry, JournalMode, LiveSession, Metadata,
     PrincipalHash,
@@ -57,7 +55,7 @@ pub struct ChatStore {
     instance: Instance,
     watched: instance::Watched,
     clock: Clock,
-    hashed: blobs::Hashed,
+    hashed: links::Hashed,
     /// Chats whose records are known to be synced to disk.
     synced: Mutex<HashSet<JobId>>,
     /// Whether a clean-up round has run.
@@ -78,7 +76,7 @@ impl ChatStore {
             instance,
             watched: instance::Watched::default(),
             clock: Clock::at(Moment::now()),
-            hashed: blobs::Hashed::default(),
+            hashed: links::Hashed::default(),
             synced: Mutex::default(),
             swept: AtomicBool::new(false),
             broken: Mutex::default(),
