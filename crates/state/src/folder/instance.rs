@@ -30,8 +30,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    ChatStore,
-    clock::{self, PeerClock},
+    ChatStore, PeerClock, TOLERANCE,
     files::{self, StoreError, is_absent, remove_tree},
 };
 
@@ -381,8 +380,8 @@ pub(super) enum Liveness {
 fn ahead_at_first(record: &Record) -> Option<SignedDuration> {
     let ahead = Timestamp::now().duration_since(record.renewed_at);
     let fresh = Duration::from_millis(record.ttl_ms) / RENEWALS;
-    let latest = clock::TOLERANCE + SignedDuration::try_from(fresh).unwrap_or_default();
-    (ahead <= latest).then(|| ahead.min(clock::TOLERANCE))
+    let latest = TOLERANCE + SignedDuration::try_from(fresh).unwrap_or_default();
+    (ahead <= latest).then(|| ahead.min(TOLERANCE))
 }
 
 impl Liveness {
@@ -630,7 +629,7 @@ fn locked(path: &Path) -> Locked {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Doubt, *};
     use crate::testing::{Folder, later};
 
     #[test]
@@ -711,7 +710,7 @@ mod tests {
         let why = |store: &ChatStore| store.doubt().map(|doubt| doubt.why().to_owned());
         // The clock is two hours behind, or the record is two hours old.
         other.beat(&store, later(now, -7200));
-        assert!(matches!(store.doubt(), Some(clock::Doubt::Unknown(_))));
+        assert!(matches!(store.doubt(), Some(Doubt::Unknown(_))));
         other.beat(&store, later(now, -7199));
         assert!(why(&store).unwrap().contains("ahead"));
         assert!(store.warnings()[0].contains("clean-up by age is paused"));

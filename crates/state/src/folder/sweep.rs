@@ -1,6 +1,6 @@
 //! Clean-up: expired data, files of dead instances, and all data of a user.
 //!
-//! Ages of chats and links are determined by this instance's clock, see [`super::clock`].
+//! Ages of chats and links are determined by this instance's clock, see [`ChatStore::now`].
 
 use std::{
     io,
@@ -14,8 +14,7 @@ use bridge_model::{Job, JobId, Principal};
 use jiff::Timestamp;
 
 use super::{
-    ChatStore,
-    clock::Doubt,
+    ChatStore, Doubt,
     files::{self, FileLock, StoreError, remove_tree},
     lease::LeaseError,
     links::{self, GoneReason, TOMBSTONE, is_over},
