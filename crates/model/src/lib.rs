@@ -16,15 +16,13 @@
 //! ```
 
 mod boot_time;
-mod hash;
 mod ids;
 mod job;
 mod markup;
 mod principal;
 
 pub use boot_time::BootTime;
-pub use hash::{FieldHasher, hex};
-pub use ids::{JobId, LinkToken, ServerName, SessionId};
+pub use ids::{FieldHasher, JobId, LinkToken, ServerName, SessionId, hex};
 pub use job::{Job, JobFolderPaths, open_append, open_read};
 pub use markup::{link_text, plain_text};
 pub use principal::{

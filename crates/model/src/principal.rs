@@ -9,8 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ServerName, SessionId};
-use crate::hash::{FieldHasher, hex};
+use super::{FieldHasher, ServerName, SessionId, hex};
 
 /// The owner of sessions and links. Resolved once per request by `identity`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
