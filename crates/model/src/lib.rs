@@ -17,13 +17,14 @@
 
 mod boot_time;
 mod ids;
-mod job;
 mod markup;
 mod principal;
 
 pub use boot_time::BootTime;
-pub use ids::{FieldHasher, JobId, LinkToken, ServerName, SessionId, hex};
-pub use job::{Job, JobFolderPaths, open_append, open_read};
+pub use ids::{
+    FieldHasher, Job, JobFolderPaths, JobId, LinkToken, ServerName, SessionId, hex, open_append,
+    open_read,
+};
 pub use markup::{link_text, plain_text};
 pub use principal::{
     Caller, ForwardReason, Principal, RemoteSession, Tenant, UserInfo, UserToken, WorkspaceKey,
