@@ -14,7 +14,7 @@ use serde_json::{Value, value::RawValue};
 use super::{
     fault::below,
     meter::{Step, spend},
-    soundness,
+    parse_strictly,
     unions::{Objection, Union, Unions},
 };
 
@@ -192,7 +192,7 @@ fn container<'t>(text: &'t str, kind: &Kind) -> Option<(&'t str, Value)> {
     // Counted by its maximum size, before it is parsed.
     spend(text.len() as u64 / 2);
     let json = RawJson::parse(Bytes::copy_from_slice(text.as_bytes())).ok()?;
-    Some((text, soundness::parse(&json).ok()?))
+    Some((text, parse_strictly(&json).ok()?))
 }
 
 // Writes corrections into the bytes of the body: all other bytes stay unchanged.

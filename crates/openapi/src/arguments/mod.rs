@@ -11,14 +11,18 @@ mod soundness;
 mod tests;
 mod unions;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bridge_protocol::{RawJson, utf8};
 use bytes::Bytes;
 use fixes::{Edits, Fixes, Search};
 use jsonschema::Validator;
 use meter::metered;
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 use unions::Unions;
 
 use crate::schema::{deeper_than, request_schema_of};
@@ -153,8 +157,7 @@ impl ArgumentRules {
     /// corrections at the failing places. `null` counts as `{}`. At most 20 faults.
     pub fn check(&self, body: &RawJson, effort: &Effort) -> Result<RawJson, ArgumentsError> {
         let fault = |fault| ArgumentsError::Faults(vec![fault]);
-        let value =
-            soundness::parse(body).map_err(|error| fault(FieldFault::unreadable(&error)))?;
+        let value = parse_strictly(body).map_err(|error| fault(FieldFault::unreadable(&error)))?;
         if value.is_null() {
             return self.check(&RawJson::empty_object(), effort);
         }
@@ -264,4 +267,76 @@ fn correct(value: &mut Value, edits: &mut Edits, unions: &Unions) -> bool {
     }
     edits.add(fixes, value);
     !deeper_than(value, BODY_DEPTH)
+}
+
+// JSON without duplicate keys: two parsers could use different ones of them.
+
+/// Parses the whole body, and checks every level, since the schema is checked at every level.
+fn parse_strictly(body: &RawJson) -> Result<Value, serde_json::Error> {
+    body.read::<Strict>().map(|strict| strict.0)
+}
+
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(StrictVisitor).map(Self)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Strict(item)) = from.next_element()? {
+            items.push(item);
+        }
+        Ok(items.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some(key) = from.next_key::<String>()? {
+            if members.contains_key(&key) {
+                let shown: String = key.chars().take(64).collect();
+                return Err(A::Error::custom(format!(
+                    "duplicate key {shown:?} in an object"
+                )));
+            }
+            let Strict(value) = from.next_value()?;
+            members.insert(key, value);
+        }
+        Ok(members.into())
+    }
 }
