@@ -1,4 +1,5 @@
-//! Starts a child: a supervisor process, three pipes, and the task that owns them.
+//! Starts a child: a supervisor process, three pipes, and the task that owns them. Runs a program for its
+//! output. Builds the environment of both.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -16,15 +17,16 @@ use rustix::{
     process::{Pid, Resource, prlimit},
 };
 use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
     net::{
         UnixStream,
         unix::pipe::{Receiver, Sender},
     },
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 
 use super::{
-    ChildError,
+    ChildError, ExitStatus,
     control::Duty,
     process::{Keeper, Process, Supervisors},
 };
@@ -173,6 +175,51 @@ pub fn send_with(
     let message = [IoSlice::new(message)];
     sendmsg(socket, &message, &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+// A program that is run until it exits, for its output: below a supervisor like every child, so
+// that it always ends with the bridge.
+
+/// Maximum size of the output that is kept of each stream, in bytes; the rest is read and
+/// discarded.
+const KEPT: u64 = 32 * 1024 * 1024;
+
+/// The result of a program.
+pub struct Done {
+    /// The exit status.
+    pub status: ExitStatus,
+    /// The output on stdout.
+    pub stdout: Vec<u8>,
+    /// The output on stderr.
+    pub stderr: Vec<u8>,
+}
+
+/// Runs a program until it exits, or until `until`. Dropping the future kills its process tree.
+pub async fn run(
+    launch: Launch,
+    supervisors: &Supervisors,
+    until: Instant,
+) -> Result<Done, ChildError> {
+    let (process, pipes) = start(&launch, supervisors, until).await?;
+    drop(pipes.stdin);
+    let all = async {
+        let (stdout, stderr) = tokio::join!(read(pipes.stdout), read(pipes.stderr));
+        let status = process.gone().await;
+        Done {
+            status,
+            stdout,
+            stderr,
+        }
+    };
+    let done = timeout_at(until, all).await;
+    done.map_err(|_| ChildError::Timeout)
+}
+
+async fn read(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let _ = (&mut from).take(KEPT).read_to_end(&mut kept).await;
+    let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
+    kept
 }
 
 // A child's environment, which is never inherited.
