@@ -17,7 +17,6 @@
 //! ```
 
 mod client_message;
-mod encoding;
 pub mod era;
 pub mod jsonrpc;
 mod raw_json;
@@ -26,7 +25,6 @@ pub mod sse;
 mod tool;
 
 pub use client_message::{ClientMessage, Kind, Malformed, Meta, Params};
-pub use encoding::{utf8, without_mark};
-pub use raw_json::{Member, RawJson, last_members, members, text};
+pub use raw_json::{Member, RawJson, last_members, members, text, utf8, without_mark};
 pub use spec::{code, header_name, meta, method, revision};
 pub use tool::Tool;
