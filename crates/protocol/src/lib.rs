@@ -17,14 +17,11 @@
 //! ```
 
 mod client_message;
-pub mod era;
 pub mod jsonrpc;
 mod raw_json;
 mod spec;
 pub mod sse;
-mod tool;
 
 pub use client_message::{ClientMessage, Kind, Malformed, Meta, Params};
 pub use raw_json::{Member, RawJson, last_members, members, text, utf8, without_mark};
-pub use spec::{code, header_name, meta, method, revision};
-pub use tool::Tool;
+pub use spec::{Tool, code, era, header_name, meta, method, revision};

@@ -1,4 +1,9 @@
-//! Names from the MCP specification: revisions, methods, headers, keys of `_meta`, error codes.
+//! Terms of the MCP specification: revisions and their two eras, methods, headers, keys of `_meta`,
+//! error codes, and the description of a tool.
+
+use serde_json::{Map, Value};
+
+use super::RawJson;
 
 /// Protocol revisions.
 pub mod revision {
@@ -8,6 +13,65 @@ pub mod revision {
     pub const LEGACY: &[&str] = &[LATEST_LEGACY, "2025-06-18", "2025-03-26", "2024-11-05"];
     /// The newest revision with sessions.
     pub const LATEST_LEGACY: &str = "2025-11-25";
+}
+
+/// The form of the protocol, modern or legacy, that a message uses.
+///
+/// MCP 2026-07-28 calls revisions "that convey version, identity, and capabilities as per-request
+/// metadata" *modern*, and those "that establish a session with an `initialize` handshake"
+/// *legacy*. About a server that supports both it says (basic/versioning, "Backward Compatibility
+/// with Initialization-Based Versions"):
+///
+/// > A dual-era **server** selects its behavior from how the client opens:
+/// >
+/// > - A request carrying modern per-request `_meta` is served statelessly according to this revision.
+/// > - An `initialize` request selects legacy semantics, scoped to the stdio process (stdio) or the session
+/// >   (HTTP), as specified by the negotiated legacy protocol version.
+pub mod era {
+    use super::revision::{LEGACY, MODERN};
+
+    /// The form of the protocol that a conversation uses.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub enum Era {
+        /// 2024-11-05 to 2025-11-25: `initialize`, one conversation per process.
+        Legacy,
+        /// 2026-07-28: each request carries its own metadata, without a session.
+        Modern,
+    }
+
+    /// The properties of an HTTP message that determine its era.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Signs<'a> {
+        /// The value of `MCP-Protocol-Version`. Legacy clients send it after `initialize`, with the
+        /// negotiated revision (2025-06-18, basic/transports, "Protocol Version Header").
+        pub version: Option<&'a str>,
+        /// The message contains its revision in `_meta`.
+        pub names_version: bool,
+        /// The message has a session id.
+        pub in_session: bool,
+        /// It is an `initialize` request.
+        pub initializes: bool,
+    }
+
+    impl Era {
+        /// The era of a client's message.
+        ///
+        /// `_meta` decides. A modern client that omits it is recognised by its header, so that the
+        /// error names the missing member; an unknown version belongs to the era of its session.
+        pub fn detect(signs: &Signs<'_>) -> Self {
+            if signs.names_version {
+                return Self::Modern;
+            }
+            let by_header = signs.version.is_some_and(|version| {
+                version == MODERN || !signs.in_session && !LEGACY.contains(&version)
+            });
+            if by_header && !signs.initializes {
+                Self::Modern
+            } else {
+                Self::Legacy
+            }
+        }
+    }
 }
 
 /// Methods of requests and notifications.
@@ -153,4 +217,109 @@ pub mod code {
     pub const UNSUPPORTED_VERSION: i64 = -32022;
     /// The request was cancelled (code of the Language Server Protocol).
     pub const CANCELLED: i64 = -32800;
+}
+
+// A tool, as described in `tools/list`.
+
+/// The parts of a tool that the bridge reads, and the whole description.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tool {
+    /// The name as the server spells it.
+    pub name: Box<str>,
+    /// The whole object from `tools/list`, unknown fields included.
+    pub object: Map<String, Value>,
+    /// The whole object with its original bytes.
+    pub raw: RawJson,
+}
+
+impl Tool {
+    /// Reads an item of `tools/list`; `None` if it has no usable name.
+    pub fn read(item: Value) -> Option<Self> {
+        let Value::Object(object) = item else {
+            return None;
+        };
+        let name = object.get("name")?.as_str()?.into();
+        let raw = RawJson::from_json(&Value::Object(object.clone()));
+        Some(Self { name, object, raw })
+    }
+
+    /// Reads an item with its original bytes; `None` if it has no usable name. Members that no Rust
+    /// type can hold are in `raw` only, so that they do not make the tool unusable.
+    pub fn read_raw(item: &RawJson) -> Option<Self> {
+        // Text with unpaired surrogates is still usable.
+        let members = item.with_whole_letters().members()?.into_iter();
+        let readable = members
+            .filter_map(|member| Some((member.name.read().ok()?, member.value.read().ok()?)));
+        let raw = item.clone();
+        Some(Self {
+            raw,
+            ..Self::read(Value::Object(readable.collect()))?
+        })
+    }
+
+    /// The description for the model, if any.
+    pub fn description(&self) -> Option<&str> {
+        self.object.get("description").and_then(Value::as_str)
+    }
+
+    /// The schema of the arguments; `null` if the server sent none.
+    pub fn input_schema(&self) -> &Value {
+        self.object.get("inputSchema").unwrap_or(&Value::Null)
+    }
+
+    /// Whether it runs only as an MCP task (`execution.taskSupport`), not in a plain call.
+    pub fn needs_task(&self) -> bool {
+        let execution = self.object.get("execution");
+        execution.is_some_and(|execution| execution["taskSupport"] == "required")
+    }
+
+    /// The schema of `structuredContent`, if declared.
+    pub fn output_schema(&self) -> Option<&Value> {
+        self.object.get("outputSchema")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::era::*;
+
+    #[test]
+    fn each_way_to_open_has_its_era() {
+        use Era::{Legacy, Modern};
+        // The header, then the era as the first message, within a session, and as `initialize`.
+        let without_meta = [
+            (None, [Legacy, Legacy, Legacy]),
+            (Some("2024-11-05"), [Legacy, Legacy, Legacy]),
+            (Some("2025-11-25"), [Legacy, Legacy, Legacy]),
+            (Some("2026-07-28"), [Modern, Modern, Legacy]),
+            (Some("1900-01-01"), [Modern, Legacy, Legacy]),
+            (Some("2031-01-01"), [Modern, Legacy, Legacy]),
+            (Some(""), [Modern, Legacy, Legacy]),
+        ];
+        for (version, expected) in without_meta {
+            let of = |in_session, initializes, names_version| {
+                Era::detect(&Signs {
+                    version,
+                    names_version,
+                    in_session,
+                    initializes,
+                })
+            };
+            let found = [
+                of(false, false, false),
+                of(true, false, false),
+                of(false, true, false),
+            ];
+            assert_eq!(found, expected, "{version:?}");
+            for (in_session, initializes) in
+                [(false, false), (true, false), (false, true), (true, true)]
+            {
+                assert_eq!(
+                    of(in_session, initializes, true),
+                    Modern,
+                    "{version:?} and _meta"
+                );
+            }
+        }
+    }
 }
