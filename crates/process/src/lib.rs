@@ -51,6 +51,6 @@ mod spec;
 pub use child::*;
 pub use relative::{percent_encoded, relative, relative_text};
 pub use spec::{
-    CommandSpec, RemoteKind, RemoteSpec, ResolvedCommand, USER_PLACEHOLDERS, UserValues,
-    asks_for_user,
+    CommandSpec, Profile, RemoteKind, RemoteSpec, ResolvedCommand, USER_PLACEHOLDERS, UserValues,
+    asks_for_user, can_answer, needed,
 };

@@ -1,13 +1,17 @@
-//! A server as configured: a command line or a URL, and the placeholders for user values in it.
+//! What determines a child before it is started: its server as configured, which is a command line or a URL
+//! with placeholders for user values; the user's values; and the form of the protocol for its first caller.
 
 use std::{
+    borrow::Cow,
     fmt,
     path::{Path, PathBuf},
 };
 
 use bridge_model::{Caller, JobId, Principal};
+use bridge_protocol::{RawJson, era::Era, method, revision};
 use indexmap::IndexMap;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::{Map, Value, json};
 use url::Url;
 
 // The command line of a stdio server, before and after the placeholders are replaced.
@@ -195,6 +199,122 @@ fn fill<'a>(text: &'a str, values: &[(&str, &'a str)]) -> String {
     out + rest
 }
 
+// The form of the protocol that a child speaks, and the requests that its caller can answer.
+
+/// The form of the protocol for a child. A session's first caller determines it: a process is
+/// initialised once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// The form of the protocol.
+    pub era: Era,
+    /// The requested revision.
+    pub protocol_version: Cow<'static, str>,
+    /// The requests that the caller can answer; the bridge declines all others.
+    pub capabilities: Map<String, Value>,
+    /// The lowest level of log messages for the caller, for children that get it with each request.
+    pub log_level: Option<Box<str>>,
+}
+
+impl Profile {
+    /// The same text for profiles that a process cannot distinguish.
+    pub fn key(&self) -> Cow<'static, str> {
+        let era = match self.era {
+            Era::Legacy => "legacy",
+            Era::Modern => "modern",
+        };
+        if self.capabilities.is_empty() {
+            return era.into();
+        }
+        let pairs = self.capabilities.iter();
+        let pairs = pairs.map(|(name, value)| format!("{name}={value}"));
+        let mut capabilities: Vec<String> = pairs.collect();
+        capabilities.sort();
+        // Revisions differ little for a server: only different capabilities require another child.
+        format!("{era} {}", capabilities.join(",")).into()
+    }
+
+    /// For a child of an older revision whose callers send their capabilities with each request:
+    /// those of the first caller count. Normalised, because they are part of the key of warm
+    /// processes.
+    pub fn able(capabilities: &Map<String, Value>) -> Self {
+        let parts = |name: &str, known: &[&str]| {
+            let said = capabilities.get(name)?.as_object()?;
+            let parts = known.iter().filter(|part| said.contains_key(**part));
+            let parts = parts.map(|part| ((*part).to_owned(), json!({})));
+            Some(parts.collect::<Map<_, _>>())
+        };
+        let mut able = Map::new();
+        if let Some(mut modes) = parts("elicitation", &["form", "url"]) {
+            // Without a mode, the protocol's first mode applies.
+            if modes.is_empty() {
+                modes.insert("form".to_owned(), json!({}));
+            }
+            able.insert("elicitation".to_owned(), modes.into());
+        }
+        // Without `listChanged`: the caller cannot report changes.
+        if let Some(roots) = parts("roots", &[]) {
+            able.insert("roots".to_owned(), roots.into());
+        }
+        if let Some(sampling) = parts("sampling", &["context", "tools"]) {
+            able.insert("sampling".to_owned(), sampling.into());
+        }
+        Self {
+            capabilities: able,
+            ..Self::silent()
+        }
+    }
+
+    /// For callers of 2026-07-28: version and capabilities are sent with each request.
+    pub fn modern() -> Self {
+        Self::without_capabilities(Era::Modern, revision::MODERN)
+    }
+
+    /// For callers without capabilities: the OpenAPI endpoint and the catalogue.
+    pub fn silent() -> Self {
+        Self::without_capabilities(Era::Legacy, revision::LATEST_LEGACY)
+    }
+
+    fn without_capabilities(era: Era, revision: &'static str) -> Self {
+        Self {
+            era,
+            protocol_version: revision.into(),
+            capabilities: Map::new(),
+            log_level: None,
+        }
+    }
+}
+
+/// The capability that a caller needs to answer a request of a child; `None` for an unknown
+/// request.
+pub fn needed(method: &str) -> Option<&'static str> {
+    match method {
+        method::ELICITATION_CREATE => Some("elicitation"),
+        method::SAMPLING_CREATE_MESSAGE => Some("sampling"),
+        method::ROOTS_LIST => Some("roots"),
+        _ => None,
+    }
+}
+
+/// Whether a caller with these capabilities can answer the request, including its mode.
+pub fn can_answer(
+    capabilities: &Map<String, Value>,
+    needed: &str,
+    params: Option<&RawJson>,
+) -> bool {
+    let Some(said) = capabilities.get(needed).filter(|said| !said.is_null()) else {
+        return false;
+    };
+    if needed != "elicitation" {
+        return true;
+    }
+    let mode = params.and_then(|params| params.member("mode")?.read::<String>().ok());
+    let has = |mode: &str| said.get(mode).is_some();
+    match mode.as_deref() {
+        None | Some("form") => has("form") || !has("url"),
+        Some(mode) => has(mode),
+    }
+}
+
 #[cfg(test)]
 mod command_tests {
     use super::*;
@@ -285,5 +405,65 @@ mod user_values_tests {
             caller.principal = principal;
             assert!(UserValues::from_caller(&caller) == UserValues::default());
         }
+    }
+}
+
+#[cfg(test)]
+mod profile_tests {
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        match value {
+            Value::Object(members) => members,
+            other => panic!("{other} is no object"),
+        }
+    }
+
+    #[test]
+    fn a_child_hears_what_its_caller_can_do_in_one_spelling() {
+        for (said, heard) in [
+            (json!({}), json!({})),
+            (
+                json!({"elicitation": {"url": {}, "form": {}, "x": 1}}),
+                json!({"elicitation": {"form": {}, "url": {}}}),
+            ),
+            (
+                json!({"elicitation": {}}),
+                json!({"elicitation": {"form": {}}}),
+            ),
+            (
+                json!({"elicitation": {"url": {}}}),
+                json!({"elicitation": {"url": {}}}),
+            ),
+            (
+                json!({"sampling": {"tools": {}}, "roots": {"listChanged": true}, "experimental": {"a": {}}}),
+                json!({"roots": {}, "sampling": {"tools": {}}}),
+            ),
+            (json!({"elicitation": null, "roots": true}), json!({})),
+        ] {
+            let profile = Profile::able(&object(said.clone()));
+            assert_eq!(Value::Object(profile.capabilities), heard, "{said}");
+        }
+        let one = Profile::able(&object(json!({"roots": {}, "elicitation": {}})));
+        let same = Profile::able(&object(json!({"elicitation": {"form": {}}, "roots": {}})));
+        assert_eq!(one.key(), same.key());
+    }
+
+    #[test]
+    fn questions_are_held_against_abilities_and_modes() {
+        let can = |said: Value, mode: Option<&str>| {
+            let params = mode.map(|mode| RawJson::from_json(&json!({"mode": mode})));
+            can_answer(&object(said), "elicitation", params.as_ref())
+        };
+        assert!(can(json!({"elicitation": {}}), None));
+        assert!(can(json!({"elicitation": {}}), Some("form")));
+        assert!(!can(json!({"elicitation": {}}), Some("url")));
+        assert!(can(json!({"elicitation": {"url": {}}}), Some("url")));
+        assert!(!can(json!({"elicitation": {"url": {}}}), None));
+        assert!(can(
+            json!({"elicitation": {"form": {}, "url": {}}}),
+            Some("url")
+        ));
+        assert!(!can(json!({"sampling": {}}), None));
     }
 }

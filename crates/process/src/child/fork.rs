@@ -35,7 +35,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    ChildError, End, Profile,
+    ChildError, End,
     connection::Connection,
     control::Duty,
     hello, launch,
@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     launch::{Kind, Resolved, Target as Installed, python_target},
-    spec::ResolvedCommand,
+    spec::{Profile, ResolvedCommand},
 };
 
 // A running fork parent.

@@ -18,7 +18,7 @@ pub use connection::{
 };
 pub use control::{Duty, End, ExitStatus};
 pub use error::ChildError;
-pub use hello::{Hello, HelloParts, Profile, can_answer, envelop, needed, unfold};
+pub use hello::{Hello, HelloParts, envelop, unfold};
 pub use launch::{Done, Launch, Pipes, environment, environment_for_installing, run, start};
 pub use log::ServerLog;
 pub use process::{Body, Child, ChildParts, Process, Supervisors};

@@ -39,7 +39,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ChildError, Hello, MessageSink, Outcome, Profile, WeakNotifier,
+    ChildError, Hello, MessageSink, Outcome, WeakNotifier,
     connection::{Closed, Connection, Listener},
     control::{End, ExitStatus, Order, Report},
     hello,
@@ -52,6 +52,7 @@ use super::{
 use crate::{
     relative::relative_text,
     remote::{Failed, PerRequestHeadersGuard, RemoteHandle},
+    spec::Profile,
 };
 
 /// How long a failed call waits for the exit status of the child.

@@ -11,11 +11,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    Cancellation, ChildError, HelloParts, Profile,
+    Cancellation, ChildError, HelloParts,
     connection::{Connection, Outcome},
     hello,
 };
-use crate::child::connection::{BACKLOG, LONG_LIVED, Listener, MessageSink, ServerMessage};
+use crate::{
+    child::connection::{BACKLOG, LONG_LIVED, Listener, MessageSink, ServerMessage},
+    spec::Profile,
+};
 
 /// The time for a child to acknowledge a subscription.
 const ACKNOWLEDGE: Duration = Duration::from_secs(10);
