@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission,
-    budget::BodyMemory,
+    body::BodyMemory,
     call::{CallEngine, DiskShares, RecordQueue, snapshot_limits},
     catalog::{Catalog, Knowledge},
     child::{ChildSettings, Children},

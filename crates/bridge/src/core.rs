@@ -9,7 +9,7 @@ use axum::http::{request::Parts, uri::PathAndQuery};
 use bridge_model::Caller;
 
 use crate::{
-    budget::BodyMemory,
+    body::BodyMemory,
     call::CallEngine,
     catalog::Catalog,
     config::Settings,

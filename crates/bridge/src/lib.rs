@@ -18,7 +18,7 @@ mod admission;
 mod allocator;
 mod app;
 mod artifacts;
-mod budget;
+mod body;
 mod call;
 mod catalog;
 mod child;

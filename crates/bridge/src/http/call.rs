@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     artifacts::{numbered, safe_name},
-    budget::Taken,
+    body::{Taken, is_multipart},
     call::{Answer, Ask, Call, CallEngine, CallError, Incoming, Link, Waited},
     catalog::{Knowledge, Offer},
     config::{Mode, ServerSpec, Settings},
@@ -81,7 +81,7 @@ async fn answer(
     let locate = || async { locate(core, tool, caller).await.inspect_err(refused) };
     let located = locate().await?;
     let (mut whole, mut kept, mut spooled) = (None, None, None);
-    if multipart::is_multipart(headers) {
+    if is_multipart(headers) {
         (kept, spooled) = inbound.keep(body).await?.unzip();
     } else {
         let read = inbound.read(caller, body).await.map_err(Problem::from);

@@ -12,13 +12,9 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use tokio::io::AsyncWriteExt as _;
 
-use super::{
-    Problem,
-    body::{self, BodyError},
-    multipart,
-    route::Route,
-};
+use super::{Problem, multipart, route::Route};
 use crate::{
+    body::{self, BodyError},
     call::CallEngine,
     config::{ServerAccess, ServerSpec, Settings},
     core::Core,
@@ -183,7 +179,7 @@ pub async fn relayed(
         Err(EnvelopeError::Misdirected) => return Err(again()),
         Err(EnvelopeError::Broken) => return Err(peer_header_refused()),
     };
-    let body = if multipart::is_multipart(&parts.headers) {
+    let body = if body::is_multipart(&parts.headers) {
         spool(&core.engine, body).await
     } else {
         let read = whole(core, &caller, body).await;

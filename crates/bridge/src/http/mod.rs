@@ -1,6 +1,5 @@
 //! The HTTP endpoints: admission, routes, answers.
 
-mod body;
 mod call;
 mod documents;
 pub mod files;
@@ -22,7 +21,6 @@ use crate::{
     telemetry::{Action, AuditEvent, audit},
 };
 
-pub use body::guarded;
 pub use problem::Problem;
 pub use service::{Overfull, Service};
 

@@ -2,7 +2,7 @@
 
 use axum::{
     body::{Body, HttpBody as _},
-    http::{HeaderMap, HeaderValue, header},
+    http::HeaderMap,
 };
 use bridge_model::Caller;
 use bridge_state::{StagedFile, StoreError};
@@ -13,9 +13,9 @@ use memchr::memmem::Finder;
 use percent_encoding::percent_decode;
 use tokio::io::AsyncWriteExt as _;
 
-use super::{Problem, body::BodyError};
+use super::Problem;
 use crate::{
-    budget::{Share, Taken},
+    body::{BodyError, Share, Taken, content_type},
     call::{CallEngine, Incoming},
     config::Settings,
     core::Core,
@@ -30,18 +30,6 @@ pub struct MultipartBody {
     pub files: Vec<(String, Incoming)>,
     /// The memory for bodies that the texts use.
     pub held: Option<Taken>,
-}
-
-/// Whether a body is multipart.
-pub fn is_multipart(headers: &HeaderMap) -> bool {
-    let start = b"multipart/form-data";
-    let kind = content_type(headers).get(..start.len());
-    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(start))
-}
-
-fn content_type(headers: &HeaderMap) -> &[u8] {
-    let kind = headers.get(header::CONTENT_TYPE);
-    kind.map_or(b"", HeaderValue::as_bytes)
 }
 
 /// Maximum number of parts that are not files.

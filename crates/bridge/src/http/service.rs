@@ -20,18 +20,17 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::{
-    Problem,
-    body::guarded,
-    call, documents,
+    Problem, call, documents,
     files::Downloads,
     health,
     inbound::{Inbound, Relayed, check_host, relayed},
-    mcp, multipart,
+    mcp,
     route::{Route, Routes},
     upload,
 };
 use crate::{
     app::App,
+    body::{guarded, is_multipart},
     config::Listen,
     identity::SESSION_HEADER,
     telemetry::{REQUEST_ID, RequestId, Requested, span, within},
@@ -80,8 +79,7 @@ impl Service {
             parts.headers.append(VIA, via);
         }
         // Downloads and uploads need a file descriptor in addition to that of their connection.
-        let opens_file =
-            matches!(route, Route::Files(_)) || multipart::is_multipart(&parts.headers);
+        let opens_file = matches!(route, Route::Files(_)) || is_multipart(&parts.headers);
         let permit = opens_file.then(|| self.files.clone().try_acquire_owned());
         let Ok(permit) = permit.transpose() else {
             return closing(Problem::too_many_file_requests());

@@ -36,7 +36,7 @@ use super::{
     tls::Acceptor,
     wire::Wire,
 };
-use crate::http::{Overfull, guarded};
+use crate::{body::guarded, http::Overfull};
 
 /// The maximum number of bytes of a head, and of a body that are read ahead.
 const BUFFER: usize = 128 * 1024;
