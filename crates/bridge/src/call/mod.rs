@@ -4,7 +4,6 @@
 //! settled, so that the next call finds a child and a folder in order.
 
 mod answer;
-mod arguments;
 mod ask;
 mod attachments;
 mod disk_share;
