@@ -9,7 +9,6 @@ mod attachments;
 mod disk_share;
 mod error;
 mod files;
-mod permits;
 mod record;
 mod run;
 

@@ -41,17 +41,18 @@ use super::{
     blocking,
     error::Waited,
     files,
-    files::{Folder, PublishInput, PublishResult, not_in_time},
-    permits::CallPermits,
+    files::{Folder, PublishInput, PublishResult, not_in_time, snapshot_limits},
     record,
 };
 use crate::{
     admission::Permit,
-    artifacts::Snapshot,
+    artifacts::{Place, Snapshot, changed, changed_aside},
     child::ChildRequest,
-    config::{Lang, Mode},
+    config::{Lang, Mode, ServerSpec},
     openwebui::{Chat, Event},
-    session::{OpenWorkspace, Room, SessionError, SessionGuard, SharedChild, Start, Workspace},
+    session::{
+        OpenWorkspace, Room, SessionError, SessionGuard, SharedChild, Start, Turn, Workspace,
+    },
 };
 
 /// The timeout of a ping to a child that got the cancellation of a call.
@@ -237,7 +238,7 @@ impl Running {
     ///
     /// While the child's request for input is pending, the call's timeout is suspended and other calls use
     /// its turn and permits; the call gets them back before the child gets the input.
-    pub(super) async fn ask(
+    async fn ask(
         &self,
         child: &Child,
         job: &Job,
@@ -732,6 +733,122 @@ impl Running {
         let how = (&self.call.profile, &self.tenant);
         let finding = shared.child(&self.call.spec, how, self.deadline);
         self.before(async { Ok(finding.await?) }).await
+    }
+}
+
+// The permits of a call while its child works: its turn in the folder, and its permit among the running
+// calls. Other calls use both while a request for input is pending.
+
+/// A call of a `shared` server has only a permit on the shared child; one of a `stateless` server has no
+/// turn.
+#[derive(Default)]
+struct CallPermits {
+    /// The permit among the running calls, or on the shared child.
+    permit: Option<Permit>,
+    held: Option<HeldTurn>,
+    shared: Option<Arc<SharedChild>>,
+}
+
+/// A call's turn in its workspace.
+struct HeldTurn {
+    workspace: Arc<Workspace>,
+    turn: Option<Turn>,
+    /// The files that the call had changed when it released its turn: they still count as its own.
+    changed: Vec<Place>,
+}
+
+impl CallPermits {
+    /// A permit among the running calls.
+    fn permit(permit: Permit) -> Self {
+        Self {
+            permit: Some(permit),
+            ..Self::default()
+        }
+    }
+
+    /// A permit among the running calls, and a turn.
+    fn in_turn(permit: Permit, workspace: &Arc<Workspace>, turn: Turn) -> Self {
+        let held = HeldTurn {
+            workspace: workspace.clone(),
+            turn: Some(turn),
+            changed: Vec::new(),
+        };
+        Self {
+            held: Some(held),
+            ..Self::permit(permit)
+        }
+    }
+
+    /// A permit on this shared child.
+    async fn on_shared_child(child: &Arc<SharedChild>, tenant: &Tenant) -> Self {
+        Self {
+            permit: Some(child.permit(tenant).await),
+            shared: Some(child.clone()),
+            held: None,
+        }
+    }
+
+    /// Releases all permits. The files that the call has changed until now still count as its own.
+    async fn release(&mut self, running: &Running) {
+        self.permit = None;
+        let Some(held) = &mut self.held else { return };
+        let Some(turn) = held.turn.take() else { return };
+        if running.call.ask.is_tool_call() {
+            let mut seen = held.workspace.files.lock().await;
+            let job = held.workspace.job.clone();
+            let limits = snapshot_limits(&running.engine.settings);
+            let look = move || Snapshot::look(&job, &limits);
+            // If the folder cannot be scanned now, the scan after the call reports it.
+            if let Ok(Ok(now)) = tokio::task::spawn_blocking(look).await {
+                held.changed.extend(changed(&seen, &now));
+                held.changed.extend(changed_aside(&seen, &now));
+                *seen = now;
+            }
+        }
+        drop(turn);
+    }
+
+    /// Waits for all permits, the turn first; the lease must still be held then.
+    async fn take_back(&mut self, running: &Running) -> Result<(), CallError> {
+        self.take_turn(&running.call.spec).await;
+        if self.permit.is_none() {
+            self.permit = Some(match &self.shared {
+                Some(child) => child.permit(&running.tenant).await,
+                None => running.admitted().await,
+            });
+        }
+        match &self.held {
+            Some(held) => running.still_held(&held.workspace).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the turn, if the call needs one and has none.
+    async fn take_turn(&mut self, spec: &ServerSpec) {
+        if let Some(held) = self.held.as_mut().filter(|held| held.turn.is_none()) {
+            held.turn = Some(held.workspace.turn(spec).await);
+        }
+    }
+
+    /// The size of the folder before the call, if it is known.
+    fn used(&self) -> Option<u64> {
+        let Some(held) = &self.held else {
+            // A `stateless` call has its own folder.
+            return self.shared.is_none().then_some(0);
+        };
+        let seen = held.workspace.files.try_lock().ok()?;
+        let known = !seen.over && seen.over_aside.is_none();
+        known.then(|| seen.usage.bytes)
+    }
+
+    /// The snapshot before the call, given the last one: without the files that the call changed before
+    /// it released its turn.
+    fn before(&self, seen: &Snapshot) -> Snapshot {
+        let mut before = seen.clone();
+        for path in self.held.iter().flat_map(|held| &held.changed) {
+            before.forget(path);
+        }
+        before
     }
 }
 
