@@ -5,7 +5,6 @@ use bridge_protocol::{RawJson, jsonrpc::Reply, last_members};
 use bridge_state::Artifact;
 use serde::Serialize;
 
-use super::disk_share::DiskLimit;
 use crate::config::{Lang, Settings};
 
 /// A finished call.
@@ -152,6 +151,45 @@ impl Answer {
 pub fn is_error(result: &RawJson) -> bool {
     let [flag] = last_members(result.as_bytes(), ["isError"]).unwrap_or_default();
     flag.is_some_and(|raw| raw.get() == "true")
+}
+
+// The limit of a folder, which a notice and the errors of a full folder name.
+
+/// The limit of a chat's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskLimit {
+    /// In bytes.
+    pub bytes: u64,
+    /// Set if the limit is the rest of the user's share.
+    pub share: Option<UsedShare>,
+}
+
+/// A user's share of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsedShare {
+    /// The bytes for all chats and links of the user.
+    pub bytes: u64,
+    /// The bytes of the links and the other chats.
+    pub elsewhere: u64,
+}
+
+impl DiskLimit {
+    /// The message for a folder of `used` bytes.
+    pub fn exceeded_by(&self, used: u64) -> String {
+        match self.share {
+            Some(share) => format!(
+                "this user's chats and links use {} bytes, more than the limit of {} for one user \
+                 (MCPO_MAX_USER_BYTES); {used} of them are in this chat's folder",
+                share.elsewhere.saturating_add(used),
+                share.bytes,
+            ),
+            None => format!(
+                "this chat's folder uses {used} bytes, more than the limit of {} \
+                 (MCPO_MAX_WORKSPACE_BYTES)",
+                self.bytes
+            ),
+        }
+    }
 }
 
 // The links of a call.

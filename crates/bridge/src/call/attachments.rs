@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Answer, Call, CallEngine, CallError, Notice, Published, Running, blocking,
-    disk_share::DiskLimit, record,
+    Answer, Call, CallEngine, CallError, Notice, Published, Running, answer::DiskLimit, blocking,
+    record,
 };
 use crate::{
     artifacts::{RelativePath, Snapshot, numbered, open_link, safe_name},

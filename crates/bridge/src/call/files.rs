@@ -2,10 +2,10 @@
 
 use std::{io::Write as _, sync::Arc, time::Duration};
 
-use bridge_model::{Job, JobFolderPaths, Principal};
+use bridge_model::{Job, JobFolderPaths, JobId, Principal};
 use bridge_process::relative;
 use bridge_protocol::RawJson;
-use bridge_state::Lease;
+use bridge_state::{ChatStore, DiskUsage, Lease, PrincipalHash};
 use serde_json::Value;
 use tokio::{
     sync::{Mutex, OwnedMutexGuard, oneshot},
@@ -14,8 +14,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CallEngine, CallError, Notice, Published, Running, attachments::put_under_free_name, blocking,
-    disk_share::DiskLimit,
+    CallEngine, CallError, Notice, Published, Running,
+    answer::{DiskLimit, UsedShare},
+    attachments::put_under_free_name,
+    blocking,
 };
 use crate::{
     artifacts,
@@ -532,6 +534,93 @@ impl Running {
             }
             pause = WATCH.max(began.elapsed() * REST);
         }
+    }
+}
+
+// The share of the disk: a chat's folder may grow up to the limit of a folder, or up to the rest of its user's
+// share.
+
+/// The disk usage of users.
+pub struct DiskShares {
+    settings: Arc<Settings>,
+    store: Arc<ChatStore>,
+    usage: parking_lot::Mutex<DiskUsage>,
+}
+
+impl DiskShares {
+    /// Starts without usage, until it is counted.
+    pub fn new(settings: Arc<Settings>, store: Arc<ChatStore>) -> Self {
+        Self {
+            settings,
+            store,
+            usage: parking_lot::Mutex::default(),
+        }
+    }
+
+    /// Replaces the usage by a new measurement.
+    pub fn counted(&self, usage: DiskUsage) {
+        *self.usage.lock() = usage;
+    }
+
+    /// Records the size of a folder.
+    pub fn note_folder(&self, owner: &Principal, job: JobId, bytes: u64) {
+        self.usage
+            .lock()
+            .note_job(&PrincipalHash::from(owner), job, bytes);
+    }
+
+    /// Records the size of new links.
+    pub fn note_links(&self, owner: &Principal, bytes: u64) {
+        if bytes > 0 {
+            let owner = PrincipalHash::from(owner);
+            self.usage.lock().note_link(&owner, bytes);
+        }
+    }
+
+    /// The last known size of a folder.
+    pub fn of_folder(&self, job: JobId) -> Option<u64> {
+        self.usage.lock().of_job(job)
+    }
+
+    /// The limit of a folder.
+    pub fn limit(&self, owner: &Principal, job: JobId) -> DiskLimit {
+        let of_folder = self.settings.files.max_workspace_bytes;
+        let share = match owner {
+            Principal::User(_) => self.share_of(&PrincipalHash::from(owner), job),
+            // Each of them may stand for many users.
+            Principal::Key(_) | Principal::Anonymous => None,
+        };
+        let left = share.map(|share| share.bytes.saturating_sub(share.elsewhere));
+        match left {
+            Some(left) if left < of_folder => DiskLimit { bytes: left, share },
+            _ => DiskLimit {
+                bytes: of_folder,
+                share: None,
+            },
+        }
+    }
+
+    fn share_of(&self, owner: &PrincipalHash, job: JobId) -> Option<UsedShare> {
+        let (elsewhere, all) = {
+            let usage = self.usage.lock();
+            let elsewhere = usage
+                .of_owner(owner)
+                .saturating_sub(usage.of_job(job).unwrap_or_default());
+            (elsewhere, usage.all())
+        };
+        let bytes = match self.settings.files.max_user_bytes {
+            Some(bytes) => bytes,
+            None => self.default_share(all)?,
+        };
+        Some(UsedShare { bytes, elsewhere })
+    }
+
+    /// Three quarters of the space for chats and links: the free space above the minimum, and the space
+    /// that they already use.
+    fn default_share(&self, all: u64) -> Option<u64> {
+        let free = self.store.free_bytes().ok()?;
+        let free = free.saturating_sub(self.settings.files.min_free_disk_bytes);
+        Some(free.saturating_add(all) / 4 * 3)
     }
 }
 

@@ -6,7 +6,6 @@
 mod answer;
 mod ask;
 mod attachments;
-mod disk_share;
 mod error;
 mod files;
 mod record;
@@ -44,9 +43,8 @@ use crate::{
 pub use answer::{Answer, Link, Notice, Published};
 pub use ask::{Ask, PendingInput, Relayed};
 pub use attachments::Incoming;
-pub use disk_share::DiskShares;
 pub use error::{CallError, Waited, rpc_words};
-pub use files::snapshot_limits;
+pub use files::{DiskShares, snapshot_limits};
 pub use record::RecordQueue;
 
 /// The parts of the bridge that calls use.
