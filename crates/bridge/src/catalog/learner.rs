@@ -15,9 +15,8 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::LearnError;
 use super::{
-    Knowledge, Learnt, News, Offer, Watch, disk,
+    Knowledge, LearnError, Learnt, News, Offer, Watch, disk,
     learn::{learn, probe},
 };
 use crate::{
@@ -126,11 +125,6 @@ impl Learner {
     /// Requests that the server's lists are read again.
     pub fn refresh(&self) {
         self.shared.refreshes.requests.notify_one();
-    }
-
-    /// The current entry.
-    pub fn known(&self) -> Knowledge {
-        self.watch.borrow().clone()
     }
 }
 
