@@ -26,7 +26,6 @@ mod cli;
 mod condition;
 mod config;
 mod core;
-mod directory;
 mod error_table;
 mod files_server;
 mod http;

@@ -2,7 +2,6 @@
 //! report all their errors at once, and neither prints secrets.
 
 mod base_url;
-mod bounded;
 mod fault;
 mod key_ring;
 mod server_file;
@@ -12,11 +11,11 @@ mod settings;
 use std::fmt;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
-pub use bounded::read_bounded;
 pub use fault::{Fault, Faults};
 pub use key_ring::KeyRing;
 pub use server_file::{
-    ConfigError, LARGEST_FILE, LINK_FIELD, Loaded, json_schema, load, remedy, servers,
+    ConfigError, Directory, LARGEST_FILE, LINK_FIELD, Loaded, json_schema, load, read_bounded,
+    remedy, servers,
 };
 pub use server_spec::{
     Allow, BeforeEnd, Embed, FILES_SERVER, HeaderForwarding, Launch, Mode, OWN_PROGRAM,

@@ -16,7 +16,7 @@ use axum::{http::HeaderValue, response::Response};
 use bridge_model::{Caller, SessionId};
 
 use crate::{
-    directory::Directory,
+    config::Directory,
     identity::SESSION_HEADER,
     telemetry::{Action, AuditEvent, audit},
 };

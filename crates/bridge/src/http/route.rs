@@ -7,10 +7,7 @@ use bridge_model::ServerName;
 use bridge_openapi::path_segment;
 use percent_encoding::percent_decode_str;
 
-use crate::{
-    config::{Listen, RESERVED_NAMES},
-    directory::Directory,
-};
+use crate::config::{Directory, Listen, RESERVED_NAMES};
 
 /// The pattern for logs and metrics if no route matches.
 const NO_PATTERN: &str = "none";

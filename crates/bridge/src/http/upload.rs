@@ -17,8 +17,7 @@ use super::{Problem, add_session, inbound::Inbound, multipart};
 use crate::{
     artifacts::mime_type,
     call::{CallEngine, CallError, Incoming},
-    config::{Mode, WorkspaceScope},
-    directory::Directory,
+    config::{Directory, Mode, WorkspaceScope},
     http::Audited,
     identity::{NoServer, usable},
     replicas::Exit,

@@ -24,8 +24,7 @@ use bridge_model::{Caller, Principal, ServerName, UserInfo, UserToken};
 use ipnet::IpNet;
 
 use crate::{
-    config::{IdentityHeaders, KeyRing, ServerAccess, Settings},
-    directory::Directory,
+    config::{Directory, IdentityHeaders, KeyRing, ServerAccess, Settings},
     error_table::{CallerError, ErrorKind},
     openwebui::{Failure, OpenWebUi, User},
 };

@@ -9,8 +9,8 @@ use bridge_protocol::{RawJson, utf8};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::Path;
-use crate::config::{Fault, read_bounded};
+use super::{Path, read_bounded};
+use crate::config::Fault;
 
 /// Secrets are short; a larger file is a mistake, such as a device without an end.
 const LARGEST_FILE: u64 = 1024 * 1024;

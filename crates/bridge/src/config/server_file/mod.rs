@@ -1,7 +1,7 @@
 //! `mcp-servers.json`: the file format of Claude Desktop and mcpo, with additional keys.
 //!
 //! The steps are: text → value (no duplicate keys) → schema (types and ranges) → keys (comments, spellings) →
-//! references → specs. Each step adds its errors; a valid file has none.
+//! references → specs. Each step adds its errors; a valid file has none. [`Directory`] holds the active file.
 
 mod build;
 mod interpolate;
@@ -9,19 +9,30 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fmt, path::Path as FilePath, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    fs::OpenOptions,
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path as FilePath,
+    sync::Arc,
+    time::Duration,
+};
 
-use bridge_model::ServerName;
+use bridge_model::{Caller, ServerName};
 use bridge_process::{USER_PLACEHOLDERS, asks_for_user};
 use build::Builder;
 use indexmap::IndexMap;
 use interpolate::Lookup;
+use parking_lot::RwLock;
+use rustix::fs::OFlags;
 use schema::{AllowEntry, ServerEntry};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Allow, FILES_SERVER, Fault, Faults, Mode, OWN_PROGRAM, RESERVED_NAMES, ServerSpec, Settings,
-    Transport, read_bounded,
+    Allow, FILES_SERVER, Fault, Faults, Mode, OWN_PROGRAM, RESERVED_NAMES, ServerAccess,
+    ServerSpec, Settings, Transport,
 };
 
 pub use schema::json_schema;
@@ -44,7 +55,7 @@ pub enum ConfigError {
         /// The path as given.
         path: String,
         /// The system's error.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Its content has errors.
     #[error(transparent)]
@@ -52,12 +63,12 @@ pub enum ConfigError {
 }
 
 /// The remedy for a server file that cannot be read.
-pub fn remedy(error: &std::io::Error) -> &'static str {
+pub fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::NotFound => {
+        io::ErrorKind::NotFound => {
             "create it with `mcpo-bridge init`, or set --config / MCPO_CONFIG_FILE to an existing file"
         }
-        std::io::ErrorKind::PermissionDenied => {
+        io::ErrorKind::PermissionDenied => {
             "make the file and its directories readable for the user that runs mcpo-bridge"
         }
         _ => "set --config / MCPO_CONFIG_FILE to a readable JSON file",
@@ -209,6 +220,81 @@ fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
             .to_owned(),
     };
     Some(Fault::new("mcpServers", "missing key", fix))
+}
+
+// Reading the administrator's files while the bridge runs: at most a limit of bytes, and without blocking on a
+// writer.
+
+/// Reads a regular file of at most `most` bytes; links are followed. The error is a message for people.
+pub fn read_bounded(path: &FilePath, most: u64) -> io::Result<Vec<u8>> {
+    // Opening a FIFO would block until its other end is opened.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(most + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > most {
+        return Err(io::Error::other(format!("larger than {most} bytes")));
+    }
+    Ok(content)
+}
+
+// The active server file, and which callers may see which of its servers.
+
+/// The servers and their access rules.
+pub struct Directory {
+    config: RwLock<Arc<Loaded>>,
+}
+
+impl Directory {
+    /// Creates it with this server file.
+    pub fn new(config: Loaded) -> Self {
+        Self {
+            config: RwLock::new(Arc::new(config)),
+        }
+    }
+
+    /// Activates another server file; returns the previous one.
+    pub fn replace(&self, config: Arc<Loaded>) -> Arc<Loaded> {
+        let mut current = self.config.write();
+        std::mem::replace(&mut *current, config)
+    }
+
+    /// The active server file.
+    pub fn config(&self) -> Arc<Loaded> {
+        self.config.read().clone()
+    }
+
+    /// The server of this name and the caller's access to it, if the caller may see it at all.
+    /// Every endpoint asks here, and gives the same answer for an invisible server as for one that
+    /// does not exist.
+    pub fn server_for(&self, name: &str, caller: &Caller) -> Option<(ServerName, ServerAccess)> {
+        // The file is not copied, because every call passes here.
+        let config = self.config.read();
+        let spec = config.servers.get(name)?;
+        let access = spec.access(caller);
+        (access != ServerAccess::None).then(|| (spec.name.clone(), access))
+    }
+
+    /// Whether this caller may at least read every server.
+    pub fn shows_all(&self, caller: &Caller) -> bool {
+        let config = self.config();
+        let mut servers = config.servers.values();
+        servers.all(|spec| spec.access(caller) != ServerAccess::None)
+    }
+
+    /// The word in the audit log for a caller that got "no such server".
+    pub fn refusal_kind(&self, server: &str, kind: &'static str) -> &'static str {
+        match kind {
+            "unknown_server" if self.config().servers.contains_key(server) => "not_allowed",
+            kind => kind,
+        }
+    }
 }
 
 // Checks of one server: its keys, access to it, and what it receives about its users.
@@ -404,6 +490,34 @@ fn files_server(settings: &Settings) -> ServerEntry {
         "pool": 0,
     });
     serde_json::from_value(entry).expect("it has the keys of a server")
+}
+
+#[cfg(test)]
+mod reading_tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_within_the_bound_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link, fifo) = (
+            folder.path().join("file"),
+            folder.path().join("link"),
+            folder.path().join("fifo"),
+        );
+        std::fs::write(&file, "four").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        assert_eq!(read_bounded(&link, 4).unwrap(), b"four");
+        for (path, most) in [
+            (&*file, 3),
+            (&*fifo, 9),
+            (folder.path(), 9),
+            (FilePath::new("/dev/zero"), 9),
+        ] {
+            assert!(read_bounded(path, most).is_err(), "{path:?}");
+        }
+    }
 }
 
 #[cfg(test)]
