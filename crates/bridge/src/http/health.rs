@@ -12,14 +12,14 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Audited, Problem, files::Served, inbound::Inbound};
+use super::{Problem, files::Served, inbound::Inbound};
 use crate::{
     app::App,
     catalog::Knowledge,
     condition::Trouble,
     config::ServerAccess,
     identity::Refusal,
-    telemetry::{Action, AuditEvent, AuditFile, METRICS_TYPE, Metrics, ProblemKind, audit},
+    telemetry::{Action, AuditEvent, AuditFile, METRICS_TYPE, Metrics, audit},
 };
 
 /// The answer to `/health`.
@@ -243,23 +243,6 @@ pub async fn render(app: &App, inbound: &Inbound<'_>) -> Result<Response, Proble
     }
     let kind = [(header::CONTENT_TYPE, METRICS_TYPE)];
     Ok((kind, app.render_metrics()).into_response())
-}
-
-/// Counts a problem by its kind, and writes an audit line for refusals without one.
-pub fn count_problem(metrics: &Metrics, peer: SocketAddr, response: &Response) {
-    let Some(ProblemKind(kind)) = response.extensions().get() else {
-        return;
-    };
-    metrics.problem(kind);
-    let status = response.status();
-    let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    if refused && response.extensions().get::<Audited>().is_none() {
-        let event = AuditEvent::new(Action::Refusal, &Principal::Anonymous, kind);
-        audit(&AuditEvent {
-            address: Some(peer.ip()),
-            ..event
-        });
-    }
 }
 
 /// Writes an audit line for each file that was sent.

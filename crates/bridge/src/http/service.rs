@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Durat
 use axum::{
     body::{Body, HttpBody as _, to_bytes},
     http::{
-        HeaderName, HeaderValue, Method, Request, Version,
+        HeaderName, HeaderValue, Method, Request, StatusCode, Version,
         header::{
             ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONNECTION,
             CONTENT_LENGTH, EXPECT, ORIGIN, TRANSFER_ENCODING, VIA,
@@ -14,13 +14,14 @@ use axum::{
     },
     response::{IntoResponse as _, Response},
 };
+use bridge_model::Principal;
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::{
-    Problem, call, documents,
+    Audited, Problem, call, documents,
     files::Downloads,
     health,
     inbound::{Inbound, Relayed, check_host, relayed},
@@ -33,7 +34,10 @@ use crate::{
     body::{guarded, is_multipart},
     config::Listen,
     identity::SESSION_HEADER,
-    telemetry::{REQUEST_ID, RequestId, Requested, span, within},
+    telemetry::{
+        Action, AuditEvent, Metrics, ProblemKind, REQUEST_ID, RequestId, Requested, audit, span,
+        within,
+    },
 };
 
 /// An extension of requests on a connection beyond the limit: only health checks are answered there.
@@ -169,7 +173,7 @@ impl Service {
             close(&mut response);
         }
         app.metrics.answered(requested, response.status());
-        health::count_problem(&app.metrics, peer, &response);
+        count_problem(&app.metrics, peer, &response);
         response
     }
 
@@ -244,6 +248,23 @@ fn refusal(parts: &Parts, route: &Route<'_>) -> Option<Problem> {
     }
     let overfull = parts.extensions.get::<Overfull>().is_some();
     (overfull && !route.is_health()).then(Problem::overfull)
+}
+
+/// Counts a problem by its kind, and writes an audit line for refusals without one.
+fn count_problem(metrics: &Metrics, peer: SocketAddr, response: &Response) {
+    let Some(ProblemKind(kind)) = response.extensions().get() else {
+        return;
+    };
+    metrics.problem(kind);
+    let status = response.status();
+    let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    if refused && response.extensions().get::<Audited>().is_none() {
+        let event = AuditEvent::new(Action::Refusal, &Principal::Anonymous, kind);
+        audit(&AuditEvent {
+            address: Some(peer.ip()),
+            ..event
+        });
+    }
 }
 
 /// The answer to a request whose body is not read: its connection is closed.
