@@ -6,7 +6,10 @@ use bridge_model::{JobId, Principal, WorkspaceKey, hex};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{AUDIT, request_id::RequestId};
+use super::{
+    AUDIT,
+    request_id::{RequestId, milliseconds},
+};
 
 /// The field of audit lines that holds JSON, because a line can contain several files.
 pub(super) const FILES: &str = "files";
@@ -126,7 +129,7 @@ pub fn audit(event: &AuditEvent<'_>) {
         // The field's name is the constant FILES.
         files,
         outcome = event.outcome,
-        duration_ms = event.duration.map(super::milliseconds),
+        duration_ms = event.duration.map(milliseconds),
         request_id = event.request_id.map(RequestId::as_str),
         "audit"
     );

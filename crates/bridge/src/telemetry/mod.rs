@@ -19,9 +19,3 @@ pub const AUDIT: &str = "audit";
 /// The kind of a problem, as an extension of its response: metrics count by it.
 #[derive(Debug, Clone, Copy)]
 pub struct ProblemKind(pub &'static str);
-
-use std::time::Duration;
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}

@@ -4,7 +4,7 @@ use std::{
     fmt,
     hash::{BuildHasher as _, RandomState},
     str::FromStr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -136,7 +136,7 @@ struct EndLine {
 
 impl Drop for EndLine {
     fn drop(&mut self) {
-        let duration_ms = super::milliseconds(self.began.elapsed());
+        let duration_ms = milliseconds(self.began.elapsed());
         match self.status {
             Some(status) if status.is_server_error() => {
                 tracing::info!(status = status.as_u16(), duration_ms, "request failed");
@@ -147,6 +147,11 @@ impl Drop for EndLine {
             None => tracing::debug!(duration_ms, "request cancelled by the client"),
         }
     }
+}
+
+/// A duration as the field `duration_ms` has it.
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
