@@ -4,9 +4,8 @@
 //! header, or the user's own token, which Open WebUI verifies), plain headers from a trusted caller, the
 //! key, anonymous. Plain headers of an untrusted caller are ignored.
 
+mod direct;
 mod forwarding;
-mod origins;
-mod proxies;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -28,11 +27,11 @@ use crate::{
     error_table::{CallerError, ErrorKind},
     openwebui::{Failure, OpenWebUi, User},
 };
+use direct::ProxyHeaders;
 use forwarding::{list, refuse_duplicates, text};
-use proxies::ProxyHeaders;
 use token::TokenReader;
 
-pub use origins::Origins;
+pub use direct::Origins;
 
 /// `X-MCPO-Session`: the session id of callers that send no chat.
 pub static SESSION_HEADER: HeaderName = HeaderName::from_static("x-mcpo-session");
