@@ -28,8 +28,7 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bridge_model::{Caller, ForwardReason, RemoteSession, hex};
-use bridge_state::{InstanceId, StagedFile};
-use bytes::Bytes;
+use bridge_state::InstanceId;
 use futures_util::future::BoxFuture;
 use hyper::{
     client::conn::http1,
@@ -52,7 +51,6 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tokio_util::io::ReaderStream;
 use tower::Service;
 
 use super::PeerKey;
@@ -313,33 +311,6 @@ impl Envelope {
         Ok(Caller {
             forwarded: Some((envelope.reason, envelope.remote_session)),
             ..envelope.caller
-        })
-    }
-}
-
-// The body of a request that may be forwarded: in memory, or on disk if it contains files.
-
-/// Bytes per read and write.
-const CHUNK: usize = 128 * 1024;
-
-/// A complete body, which can be read more than once.
-#[derive(Debug, Clone)]
-pub enum Payload {
-    /// In memory.
-    Whole(Bytes),
-    /// On disk.
-    Spooled(Arc<StagedFile>),
-}
-
-impl Payload {
-    /// The body, from its start.
-    pub fn body(&self) -> io::Result<Body> {
-        Ok(match self {
-            Self::Whole(bytes) => Body::from(bytes.clone()),
-            Self::Spooled(file) => {
-                let file = tokio::fs::File::from_std(file.read()?);
-                Body::from_stream(ReaderStream::with_capacity(file, CHUNK))
-            }
         })
     }
 }

@@ -2,9 +2,10 @@
 
 use std::{
     error::Error,
-    fmt,
+    fmt, io,
     iter::successors,
     net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,15 +15,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bridge_model::{Caller, ForwardReason, SessionId};
-use bridge_state::{InstanceId, Peer};
+use bridge_state::{InstanceId, Peer, StagedFile};
 use bytes::Bytes;
 use futures_util::stream::try_unfold;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
+use tokio_util::io::ReaderStream;
 
 use super::{
-    Elsewhere, Envelope, PEER_HEADER, Payload, Replicas,
+    Elsewhere, Envelope, PEER_HEADER, Replicas,
     channel::{CONNECT, NoChannel},
 };
 use crate::{call::CallError, config::PeerAddress, telemetry::REQUEST_ID};
@@ -59,6 +61,31 @@ pub struct Forward {
     pub chosen: HeaderMap,
     /// The complete body.
     pub body: Payload,
+}
+
+/// Bytes per read of a body on disk.
+const CHUNK: usize = 128 * 1024;
+
+/// A complete body, which can be read more than once: in memory, or on disk if it contains files.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// In memory.
+    Whole(Bytes),
+    /// On disk.
+    Spooled(Arc<StagedFile>),
+}
+
+impl Payload {
+    /// The body, from its start.
+    pub fn body(&self) -> io::Result<Body> {
+        Ok(match self {
+            Self::Whole(bytes) => Body::from(bytes.clone()),
+            Self::Spooled(file) => {
+                let file = tokio::fs::File::from_std(file.read()?);
+                Body::from_stream(ReaderStream::with_capacity(file, CHUNK))
+            }
+        })
+    }
 }
 
 /// The outcome of forwarding.

@@ -42,10 +42,12 @@ use crate::{
 };
 
 pub use channel::{
-    EnvelopeError, Fingerprint, OverChannel, PEER_HEADER, Payload, fingerprint, is_asked_for,
-    origin, switching,
+    EnvelopeError, Fingerprint, OverChannel, PEER_HEADER, fingerprint, is_asked_for, origin,
+    switching,
 };
-pub use forward::{Exit, Forward, Forwarding, Located, RoutableSessionId, again, reachable_at};
+pub use forward::{
+    Exit, Forward, Forwarding, Located, Payload, RoutableSessionId, again, reachable_at,
+};
 pub use key::PeerKey;
 
 /// The state of the other replicas.
