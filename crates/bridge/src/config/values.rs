@@ -1,12 +1,38 @@
-//! The API keys, stored as hashes, so that they cannot be printed.
+//! Values of settings with rules of their own: a secret is never printed, API keys are stored as hashes, and the
+//! public base URL can begin a link.
 
-use std::fmt;
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use url::Url;
 
-use super::Secret;
+// A text that must never appear in a log, an error or a dump.
+
+/// A secret value. `Debug` shows that there is one, but not its content.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<str>);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The value itself: for headers, environments and comparisons, never for output.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+// The API keys, stored as hashes, so that they cannot be printed.
 
 /// `MCPO_API_KEY`: named keys. Two keys may share a name, so that a key can be rotated without a change of
 /// its principal.
@@ -160,9 +186,103 @@ impl fmt::Debug for KeyRing {
     }
 }
 
+// The public base URL, which all returned links begin with.
+
+/// `MCPO_BASE_URL`: an absolute `http`/`https` URL with an optional path, or `/` for links
+/// relative to the origin of the page that shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BaseUrl {
+    /// `/`: links start with a slash.
+    Relative,
+    /// Links start with this URL; it has no query, no fragment and no credentials.
+    Absolute(Url),
+}
+
+/// The text is not a valid base URL.
+#[derive(Debug, thiserror::Error)]
+#[error("not an absolute http or https URL without query, fragment and credentials, nor '/'")]
+pub struct InvalidBaseUrl;
+
+impl BaseUrl {
+    /// The URL at which a browser on this machine reaches a bridge that listens on this port.
+    pub fn local(port: u16, tls: bool) -> Self {
+        let scheme = if tls { "https" } else { "http" };
+        let url = Url::parse(&format!("{scheme}://localhost:{port}"));
+        url.map_or(Self::Relative, Self::Absolute)
+    }
+
+    /// The host name or address, lower case, without port; IPv6 without brackets.
+    pub fn host(&self) -> Option<String> {
+        match self {
+            Self::Relative => None,
+            Self::Absolute(url) => url
+                .host_str()
+                .map(|host| host.trim_matches(['[', ']']).to_owned()),
+        }
+    }
+
+    /// The origin of pages at this URL, as browsers write it.
+    pub fn origin(&self) -> Option<String> {
+        match self {
+            Self::Relative => None,
+            Self::Absolute(url) => Some(url.origin().ascii_serialization()),
+        }
+    }
+
+    /// The host, if it is probably known only in the bridge's own network: a name without a dot, such as a
+    /// container's, one of Docker's or Kubernetes' own, or an unspecified address.
+    pub fn internal_host(&self) -> Option<String> {
+        let host = self.host()?;
+        let internal = match host.parse::<IpAddr>() {
+            Ok(address) => address.is_unspecified(),
+            Err(_) => {
+                host != "localhost" && !host.contains('.')
+                    || [".docker.internal", ".svc", ".cluster.local"]
+                        .iter()
+                        .any(|end| host.ends_with(end))
+            }
+        };
+        internal.then_some(host)
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = InvalidBaseUrl;
+    fn from_str(text: &str) -> Result<Self, InvalidBaseUrl> {
+        if text == "/" {
+            return Ok(Self::Relative);
+        }
+        let url = Url::parse(text).map_err(|_| InvalidBaseUrl)?;
+        let http = matches!(url.scheme(), "http" | "https") && url.has_host();
+        let bare = url.query().is_none() && url.fragment().is_none();
+        let open = url.username().is_empty() && url.password().is_none();
+        if http && bare && open {
+            Ok(Self::Absolute(url))
+        } else {
+            Err(InvalidBaseUrl)
+        }
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relative => f.write_str("/"),
+            Self::Absolute(url) => f.write_str(url.as_str().trim_end_matches('/')),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_output_shows_it() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(format!("{secret:?}"), "[hidden]");
+        assert_eq!(secret.expose(), "hunter2");
+    }
 
     #[test]
     fn finds_the_holder_of_a_key() {
@@ -230,5 +350,65 @@ mod tests {
     fn debug_shows_names_only() {
         let ring = KeyRing::parse("alice:hunter2").unwrap();
         assert_eq!(format!("{ring:?}"), "[\"alice\"]");
+    }
+
+    #[test]
+    fn is_shown_without_a_slash_at_its_end() {
+        for (base, shown) in [
+            ("/", "/"),
+            ("http://localhost:8080", "http://localhost:8080"),
+            ("https://x.example/", "https://x.example"),
+            ("https://x.example/mcpo/", "https://x.example/mcpo"),
+        ] {
+            let base: BaseUrl = base.parse().unwrap();
+            assert_eq!(base.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn names_its_host_as_a_host_header_would() {
+        let host = |text: &str| text.parse::<BaseUrl>().unwrap().host();
+        assert_eq!(host("/"), None);
+        assert_eq!(host("http://LocalHost:8080").unwrap(), "localhost");
+        assert_eq!(host("http://[::1]:8080").unwrap(), "::1");
+    }
+
+    #[test]
+    fn knows_names_that_a_browser_can_hardly_reach() {
+        let internal = |host: &str| {
+            let url = format!("http://{host}:8080");
+            url.parse::<BaseUrl>().unwrap().internal_host().is_some()
+        };
+        for host in [
+            "mcpo-bridge",
+            "0.0.0.0",
+            "[::]",
+            "host.docker.internal",
+            "mcpo-bridge.default.svc",
+            "mcpo-bridge.default.svc.cluster.local",
+        ] {
+            assert!(internal(host), "{host}");
+        }
+        for host in ["localhost", "127.0.0.1", "[::1]", "192.0.2.10", "x.example"] {
+            assert!(!internal(host), "{host}");
+        }
+        assert_eq!("/".parse::<BaseUrl>().unwrap().internal_host(), None);
+    }
+
+    #[test]
+    fn refuses_what_would_break_links_or_leak() {
+        for bad in [
+            "",
+            "localhost:8080",
+            "ftp://x/",
+            "http://x/?a=b",
+            "http://x/#a",
+            "http://u:p@x/",
+            "javascript:alert(1)",
+            "//x/",
+            "/mcpo",
+        ] {
+            assert!(bad.parse::<BaseUrl>().is_err(), "{bad}");
+        }
     }
 }
