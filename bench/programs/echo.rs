@@ -87,8 +87,11 @@ fn call(tool: &str, arguments: &Arguments) -> io::Result<String> {
             let mut file = File::create(&arguments.name)?;
             // No holes: what reads it reads bytes.
             let block: Vec<u8> = (0..=u8::MAX).cycle().take(1 << 20).collect();
-            for _ in 0..arguments.bytes >> 20 {
-                file.write_all(&block)?;
+            let mut left = arguments.bytes;
+            while left > 0 {
+                let part = left.min(block.len());
+                file.write_all(&block[..part])?;
+                left -= part;
             }
             "written".to_owned()
         }

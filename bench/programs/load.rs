@@ -285,9 +285,10 @@ fn over_stdio(plan: &Plan, clock: Clock) -> io::Result<Seen> {
     let mut stdin = child.stdin.take().expect("piped");
     let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
     let (mut seen, mut line) = (Seen::default(), String::new());
-    for (index, first) in plan.first.iter().enumerate() {
+    for first in &plan.first {
         writeln!(stdin, "{first}")?;
-        if index == 0 {
+        // A notification, which has no id, is not answered.
+        if first.contains("\"id\"") {
             stdout.read_line(&mut line)?;
         }
     }

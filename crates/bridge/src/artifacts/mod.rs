@@ -8,6 +8,7 @@ mod paths;
 mod publish;
 mod snapshot;
 mod sqlite;
+mod tracked;
 
 pub use archive::open_link;
 pub use embedded::{Embedded, embedded};
@@ -16,4 +17,5 @@ pub use paths::{
     Area, Patience, Place, RelativePath, mime_type, numbered, remove_file, safe as safe_name,
 };
 pub use publish::{PublishError, Publisher};
-pub use snapshot::{Limits, Snapshot, SnapshotError, changed, changed_aside};
+pub use snapshot::{Limits, Snapshot, SnapshotError};
+pub use tracked::{TrackedFiles, Watcher};

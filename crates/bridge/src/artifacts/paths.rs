@@ -213,6 +213,16 @@ impl Area {
         }
     }
 
+    /// The area of the folder with this name in a workspace.
+    pub(super) fn named(name: &OsStr) -> Option<Self> {
+        match name.as_encoded_bytes() {
+            b"work" => Some(Self::Work),
+            b"home" => Some(Self::Home),
+            b"tmp" => Some(Self::Tmp),
+            _ => None,
+        }
+    }
+
     /// A file in this folder.
     pub fn file(self, path: RelativePath) -> Place {
         Place { area: self, path }
@@ -229,7 +239,7 @@ impl Area {
 }
 
 /// A file of a workspace.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The folder of the workspace.
     pub area: Area,

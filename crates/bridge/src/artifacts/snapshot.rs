@@ -85,6 +85,13 @@ pub(super) struct FileState {
 /// Device and inode.
 type Identity = (u64, u64);
 
+/// A regular file that may be published.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) state: FileState,
+    pub(super) allocated: u64,
+}
+
 /// The regular files that may be published, by path, and the disk usage of the workspace.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -92,11 +99,13 @@ pub struct Snapshot {
     pub usage: Usage,
     /// The part of the bytes that is in `home/` and `tmp/`.
     pub aside_bytes: u64,
-    files: BTreeMap<Place, FileState>,
+    pub(super) files: BTreeMap<Place, Entry>,
     /// Files that are published only if a call names them. Caches are left out.
-    aside: BTreeMap<Place, FileState>,
+    pub(super) aside: BTreeMap<Place, Entry>,
+    /// The allocated bytes of the other entries, if the walk records them.
+    pub(super) others: BTreeMap<Place, u64>,
     /// The number of names in this workspace of each file with hard links.
-    names: HashMap<Identity, u64>,
+    pub(super) names: HashMap<Identity, u64>,
     /// Whether `work/` exceeds the limits of a scan.
     pub over: bool,
     /// Why `home/` or `tmp/` exceeds them, if it does: nothing of that part is in `aside`.
@@ -124,17 +133,27 @@ impl Snapshot {
     /// removed meanwhile, or cannot be read, are left out.
     pub fn take(work: &Path, limits: &Limits) -> Result<Self, SnapshotError> {
         let mut found = Self::default();
-        found.walk(work, Area::Work, limits)?;
+        found.walk(work, Area::Work, limits, None)?;
         Ok(found)
     }
 
     /// Scans all folders that a workspace's children may write to. Only `work/` must be readable and
     /// within the limits; errors of the other folders are in [`Snapshot::over_aside`].
     pub fn look(job: &Job, limits: &Limits) -> Result<Self, SnapshotError> {
-        let mut found = Self::take(&job.work(), limits)?;
+        Self::look_with(job, limits, None)
+    }
+
+    /// The same; `entered` is called with each folder before its entries are read.
+    pub(super) fn look_with(
+        job: &Job,
+        limits: &Limits,
+        mut entered: Option<&mut Entered<'_>>,
+    ) -> Result<Self, SnapshotError> {
+        let mut found = Self::default();
+        found.walk(&job.work(), Area::Work, limits, entered.as_deref_mut())?;
         for area in [Area::Home, Area::Tmp] {
             let before = found.usage.bytes;
-            let walked = found.walk(&area.folder_in(job), area, limits);
+            let walked = found.walk(&area.folder_in(job), area, limits, entered.as_deref_mut());
             found.aside_bytes += found.usage.bytes - before;
             let what = match walked {
                 // A child may have removed the folder.
@@ -152,19 +171,37 @@ impl Snapshot {
         Ok(found)
     }
 
-    fn walk(&mut self, root: &Path, area: Area, limits: &Limits) -> Result<(), SnapshotError> {
+    fn walk(
+        &mut self,
+        root: &Path,
+        area: Area,
+        limits: &Limits,
+        entered: Option<&mut Entered<'_>>,
+    ) -> Result<(), SnapshotError> {
         let top = paths::open_dir(root)?;
         let root = top.try_clone()?;
+        self.walk_below(top, (area, None), limits, entered)?;
+        self.join_databases(root.as_fd(), area);
+        Ok(())
+    }
+
+    /// Adds the content of a folder, without that of other filesystems.
+    pub(super) fn walk_below(
+        &mut self,
+        folder: OwnedFd,
+        (area, path): (Area, Option<RelativePath>),
+        limits: &Limits,
+        entered: Option<&mut Entered<'_>>,
+    ) -> Result<(), SnapshotError> {
         let mut walk = Walk {
-            device: fstat(&top).map_err(io::Error::from)?.st_dev,
+            device: fstat(&folder).map_err(io::Error::from)?.st_dev,
             limits,
             area,
             entries: 0,
             found: self,
+            entered,
         };
-        walk.run(top)?;
-        self.join_databases(root.as_fd(), area);
-        Ok(())
+        walk.run(folder, path)
     }
 
     /// The snapshot of a tree that exceeds the limits. Compared with it, nothing counts as changed,
@@ -182,14 +219,8 @@ impl Snapshot {
         let stat = fstat(paths::open_file(top.as_fd(), path)?)?;
         self.usage.entries += 1;
         self.usage.bytes += allocated(&stat);
-        self.files.insert(Place::work(path.clone()), state(&stat));
+        self.files.insert(Place::work(path.clone()), entry(&stat));
         Ok(())
-    }
-
-    /// Removes a file, so that it is new if the next snapshot contains it.
-    pub fn forget(&mut self, place: &Place) {
-        self.files.remove(place);
-        self.aside.remove(place);
     }
 
     /// Whether there is a publishable file at this path.
@@ -205,12 +236,21 @@ impl Snapshot {
     /// The same with their sizes in bytes.
     pub fn sizes(&self) -> impl Iterator<Item = (&RelativePath, u64)> {
         let files = self.files.iter();
-        files.map(|(place, state)| (&place.path, state.size))
+        files.map(|(place, entry)| (&place.path, entry.state.size))
     }
 
     /// The number of names that a file with hard links has in the workspace.
     pub(super) fn names_of(&self, file: &Stat) -> u64 {
         self.names.get(&identity(file)).copied().unwrap_or(0)
+    }
+
+    /// The files that are published so.
+    pub(super) fn offered(&mut self, offer: Offer) -> Option<&mut BTreeMap<Place, Entry>> {
+        match offer {
+            Offer::Always => Some(&mut self.files),
+            Offer::Named => Some(&mut self.aside),
+            Offer::Never => None,
+        }
     }
 
     /// Treats a database and its companion files as one file: a log or journal is not published by
@@ -223,7 +263,7 @@ impl Snapshot {
 }
 
 /// `kind` returns the role of a file for `SQLite` and reads it.
-fn join(files: &mut BTreeMap<Place, FileState>, kind: impl Fn(&Place) -> Option<sqlite::Kind>) {
+fn join(files: &mut BTreeMap<Place, Entry>, kind: impl Fn(&Place) -> Option<sqlite::Kind>) {
     let candidates = files.keys().filter_map(|key| {
         let main = key.path.sibling(sqlite::main_name(&key.path)?);
         Some((key.clone(), key.area.file(main)))
@@ -239,8 +279,8 @@ fn join(files: &mut BTreeMap<Place, FileState>, kind: impl Fn(&Place) -> Option<
             && let (Some(own), Some(main)) = (own, files.get_mut(&main))
         {
             let mut hash = DefaultHasher::new();
-            (own, main.sidecars).hash(&mut hash);
-            main.sidecars = hash.finish();
+            (own.state, main.state.sidecars).hash(&mut hash);
+            main.state.sidecars = hash.finish();
         }
     }
 }
@@ -262,8 +302,9 @@ pub fn changed_aside(old: &Snapshot, new: &Snapshot) -> Vec<Place> {
     differing(&old.aside, &new.aside)
 }
 
-fn differing(old: &BTreeMap<Place, FileState>, new: &BTreeMap<Place, FileState>) -> Vec<Place> {
-    let differs = |(key, state): &(&Place, &FileState)| old.get(*key) != Some(*state);
+fn differing(old: &BTreeMap<Place, Entry>, new: &BTreeMap<Place, Entry>) -> Vec<Place> {
+    let differs =
+        |(key, entry): &(&Place, &Entry)| old.get(*key).map(|old| old.state) != Some(entry.state);
     let changed = new.iter().filter(differs);
     changed.map(|(key, _)| key.clone()).collect()
 }
@@ -276,9 +317,12 @@ struct Folder {
     offer: Offer,
 }
 
+/// Called with a folder: its area, its path in the area, and its descriptor.
+pub(super) type Entered<'a> = dyn FnMut(Area, Option<&RelativePath>, BorrowedFd<'_>) + 'a;
+
 /// When a file is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Offer {
+pub(super) enum Offer {
     /// Whenever a call changed it.
     Always,
     /// Only if the call names it.
@@ -287,25 +331,25 @@ enum Offer {
     Never,
 }
 
-struct Walk<'a> {
+struct Walk<'a, 'b> {
     device: u64,
     limits: &'a Limits,
     area: Area,
     entries: u64,
     found: &'a mut Snapshot,
+    entered: Option<&'a mut Entered<'b>>,
 }
 
-impl Walk<'_> {
+impl Walk<'_, '_> {
     /// Holds one descriptor for each level, so `limits.depth` bounds them.
-    fn run(&mut self, top: OwnedFd) -> Result<(), SnapshotError> {
+    fn run(&mut self, top: OwnedFd, path: Option<RelativePath>) -> Result<(), SnapshotError> {
+        let depth = path.iter().flat_map(|path| path.as_path().iter()).count();
+        self.enter(path.as_ref(), top.as_fd());
         let mut open = vec![Folder {
             entries: Dir::read_from(&top).map_err(io::Error::from)?,
             handle: top,
-            path: None,
-            offer: match self.area {
-                Area::Work => Offer::Always,
-                Area::Home | Area::Tmp => Offer::Named,
-            },
+            offer: offer_at(self.area, path.as_ref()),
+            path,
         }];
         while let Some(folder) = open.last_mut() {
             // If reading a folder fails, the folder counts as removed.
@@ -318,9 +362,10 @@ impl Walk<'_> {
                 continue;
             }
             if let Some(inner) = self.visit(folder, name)? {
-                if open.len() > self.limits.depth {
+                if depth + open.len() > self.limits.depth {
                     return Err(SnapshotError::TooDeep(self.limits.depth));
                 }
+                self.enter(inner.path.as_ref(), inner.handle.as_fd());
                 open.push(inner);
             }
         }
@@ -349,19 +394,34 @@ impl Walk<'_> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 self.found.usage.bytes += allocated(&stat);
+                self.record(path, allocated(&stat));
                 Ok(self.go_down(folder, name, path(), offer))
             }
             FileType::RegularFile => {
                 self.count_file(&stat);
-                let files = match offer {
-                    Offer::Always => &mut self.found.files,
-                    Offer::Named => &mut self.found.aside,
-                    Offer::Never => return Ok(None),
-                };
-                files.insert(self.area.file(path()), state(&stat));
+                match self.found.offered(offer) {
+                    Some(files) => drop(files.insert(self.area.file(path()), entry(&stat))),
+                    None => self.record(path, allocated(&stat)),
+                }
                 Ok(None)
             }
-            _ => Ok(None),
+            _ => {
+                self.record(path, 0);
+                Ok(None)
+            }
+        }
+    }
+
+    fn enter(&mut self, path: Option<&RelativePath>, folder: BorrowedFd<'_>) {
+        if let Some(entered) = &mut self.entered {
+            entered(self.area, path, folder);
+        }
+    }
+
+    fn record(&mut self, path: impl Fn() -> RelativePath, allocated: u64) {
+        if self.entered.is_some() {
+            let place = self.area.file(path());
+            self.found.others.insert(place, allocated);
         }
     }
 
@@ -401,6 +461,16 @@ impl Walk<'_> {
     }
 }
 
+/// When an entry at this path is published, or one of the top folder.
+pub(super) fn offer_at(area: Area, path: Option<&RelativePath>) -> Offer {
+    let top = match area {
+        Area::Work => Offer::Always,
+        Area::Home | Area::Tmp => Offer::Named,
+    };
+    let names = path.into_iter().flat_map(|path| path.as_path().iter());
+    names.fold(top, |folder, name| offer_of(name, folder))
+}
+
 /// When an entry with this name is published; `folder` is the rule of its folder.
 fn offer_of(name: &OsStr, folder: Offer) -> Offer {
     let name = name.as_bytes();
@@ -429,7 +499,7 @@ fn offer_of(name: &OsStr, folder: Offer) -> Offer {
     offer
 }
 
-fn allocated(stat: &Stat) -> u64 {
+pub(super) fn allocated(stat: &Stat) -> u64 {
     u64::try_from(stat.st_blocks)
         .unwrap_or(0)
         .saturating_mul(512)
@@ -437,6 +507,13 @@ fn allocated(stat: &Stat) -> u64 {
 
 fn identity(stat: &Stat) -> Identity {
     (stat.st_dev, stat.st_ino)
+}
+
+pub(super) fn entry(stat: &Stat) -> Entry {
+    Entry {
+        state: state(stat),
+        allocated: allocated(stat),
+    }
 }
 
 /// The integer types of these fields differ by platform.
@@ -514,6 +591,7 @@ mod tests {
         let after = look(dir.path());
         let old = before.files.values().next().unwrap();
         let new = after.files.values().next().unwrap();
+        let (old, new) = (old.state, new.state);
         assert_eq!((old.size, old.modified), (new.size, new.modified));
     }
 

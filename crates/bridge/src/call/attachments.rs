@@ -17,7 +17,7 @@ use super::{
     record,
 };
 use crate::{
-    artifacts::{RelativePath, Snapshot, numbered, open_link, safe_name},
+    artifacts::{RelativePath, TrackedFiles, numbered, open_link, safe_name},
     config::{Embed, Mode},
     openwebui::{Attachment, Chat, Event, Failure, MessageAttachments},
     session::Workspace,
@@ -93,7 +93,7 @@ impl Running {
     pub(super) async fn put_named(
         &self,
         held: &Held,
-        seen: &mut Snapshot,
+        seen: &mut TrackedFiles,
         mut fetched: ChatAttachments,
     ) -> Vec<Notice> {
         let files: Vec<_> = fetched.files.drain(..).map(|(_, file)| file).collect();
@@ -451,7 +451,7 @@ impl CallEngine {
         &self,
         owner: &Principal,
         (job, lease): (&Job, &Lease),
-        seen: &mut Snapshot,
+        seen: &mut TrackedFiles,
         files: Vec<Incoming>,
     ) -> Result<Vec<String>, CallError> {
         if files.is_empty() {
@@ -464,7 +464,7 @@ impl CallEngine {
         let (names, now) = blocking(move || {
             let limit = disk.limit(&owner, job.id());
             let names = put_all(&store, (&job, &lease), &mut now, files, &limit);
-            disk.note_folder(&owner, job.id(), now.usage.bytes);
+            disk.note_folder(&owner, job.id(), now.now().usage.bytes);
             (names, now)
         })
         .await;
@@ -472,8 +472,8 @@ impl CallEngine {
         names
     }
 
-    fn check_entries(&self, seen: &Snapshot, files: &[Incoming]) -> Result<(), CallError> {
-        let (limits, usage) = (&self.settings.files, seen.usage);
+    fn check_entries(&self, seen: &TrackedFiles, files: &[Incoming]) -> Result<(), CallError> {
+        let (limits, usage) = (&self.settings.files, seen.now().usage);
         let entries = usage.entries + files.len() as u64;
         if entries > limits.max_workspace_files as u64 {
             return Err(CallError::DiskFull(format!(
@@ -489,12 +489,12 @@ impl CallEngine {
 fn put_all(
     store: &ChatStore,
     (job, lease): (&Job, &Lease),
-    seen: &mut Snapshot,
+    seen: &mut TrackedFiles,
     files: Vec<Incoming>,
     limit: &DiskLimit,
 ) -> Result<Vec<String>, CallError> {
     let coming = files.iter().map(|file| file.size);
-    let bytes = coming.fold(seen.usage.bytes, u64::saturating_add);
+    let bytes = coming.fold(seen.now().usage.bytes, u64::saturating_add);
     if bytes > limit.bytes {
         let why = limit.exceeded_by(bytes);
         return Err(CallError::DiskFull(format!("with these files {why}")));

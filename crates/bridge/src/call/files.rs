@@ -23,7 +23,7 @@ use crate::{
     artifacts,
     artifacts::{
         Embedded, Mentions, Patience, Place, PublishError, Publisher, RelativePath, Snapshot,
-        SnapshotError, numbered,
+        SnapshotError, TrackedFiles, numbered,
     },
     config::{Mode, ServerSpec, Settings, WorkspaceScope},
     session::Workspace,
@@ -45,12 +45,12 @@ const SEARCHED: usize = 1 << 18;
 const LAST_STEP: Duration = Duration::from_secs(2);
 
 impl CallEngine {
-    /// Publishes the files that the call changed, and updates `seen`. Copying stops at `until`, or when the
+    /// Publishes the files that the call changed, and accepts them. Copying stops at `until`, or when the
     /// caller has `left`: then nothing is linked, and all changes are new to the next call.
     pub(super) async fn publish(
         self: &Arc<Self>,
         input: PublishInput,
-        mut seen: OwnedMutexGuard<Snapshot>,
+        mut files: OwnedMutexGuard<TrackedFiles>,
         until: Instant,
         left: &CancellationToken,
     ) -> PublishResult {
@@ -61,12 +61,13 @@ impl CallEngine {
         // The task keeps the folder's lock until it is done: no other call scans the folder meanwhile, and
         // none copies again what this one does not finish.
         tokio::task::spawn_blocking(move || {
-            let (now, result) = engine.publish_now(&input, &Patience::until(until, given_up));
+            let patience = Patience::until(until, given_up);
+            let result = engine.publish_now(&input, &mut files, &patience);
             let unsent = if left.is_cancelled() {
                 Some(result)
             } else {
-                *seen = now;
-                drop(seen);
+                files.accept();
+                drop(files);
                 send.send(result).err()
             };
             if let Some(Ok((published, _))) = unsent {
@@ -83,50 +84,50 @@ impl CallEngine {
         Ok(not_in_time())
     }
 
-    /// Also returns the snapshot for comparison with the next one.
-    fn publish_now(&self, input: &PublishInput, patience: &Patience) -> (Snapshot, PublishResult) {
+    fn publish_now(
+        &self,
+        input: &PublishInput,
+        files: &mut TrackedFiles,
+        patience: &Patience,
+    ) -> PublishResult {
         let limits = snapshot_limits(&self.settings);
-        let (job, before) = (&input.folder.job, &input.before);
         let mut refused = Vec::new();
         let mut places = self.unpack(input, &mut refused);
-        let snapshot = match Snapshot::look(job, &limits) {
-            Ok(snapshot) => snapshot,
+        match files.look(&input.folder.job, &limits) {
+            Ok(()) => {}
             // The tool has finished, so its result is returned nevertheless.
             Err(SnapshotError::Io(error)) => {
                 let why = format!("cannot read the chat's folder: {error}");
-                return (before.clone(), Ok(not_linked(why)));
+                return Ok(not_linked(why));
             }
             // Only the call that exceeded the limit fails; later ones may be about to delete files.
             Err(over) => {
+                files.set_over();
                 let over = over.to_string();
-                let result = if input.may_be_full() {
+                return if input.may_be_full() {
                     Ok(not_linked(over))
                 } else {
                     Err(CallError::DiskFull(over))
                 };
-                return (Snapshot::over(), result);
             }
-        };
-        let mut notices = match self.room(input, &snapshot) {
-            Ok(notice) => Vec::from_iter(notice),
-            Err(error) => return (snapshot, Err(error)),
-        };
+        }
+        let snapshot = files.now();
+        let mut notices = Vec::from_iter(self.room(input, snapshot)?);
         if let [Notice::Full { limit, .. }] = &*notices
             && limit.share.is_some()
         {
             // The copies for the links would take as much disk space again.
-            return (snapshot, Ok((Published::default(), notices)));
+            return Ok((Published::default(), notices));
         }
         let named = named_files(&input.spec.file_path_fields, &input.result);
         let named = named.into_iter().map(Place::work);
         let named = named.filter(|place| snapshot.has(place));
-        let changed = artifacts::changed(before, &snapshot).into_iter();
-        for place in changed.chain(named) {
+        let (changed, aside) = files.changed(&input.before.changed);
+        for place in changed.into_iter().chain(named) {
             if !places.contains(&place) {
                 places.push(place);
             }
         }
-        let aside = artifacts::changed_aside(before, &snapshot);
         let mentions = mentions(input, !aside.is_empty());
         if let Some(mentions) = &mentions {
             let alone = |place: &Place| {
@@ -137,14 +138,14 @@ impl CallEngine {
             places.extend(aside.into_iter().filter(named));
         }
         self.limit_files(&mut places, "more files", &mut refused);
-        let published = self.link(input, &places, &snapshot, patience, &mut refused);
+        let published = self.link(input, &places, snapshot, patience, &mut refused);
         let linked = published.all().map(|artifact| artifact.size).sum();
         self.disk.note_links(&input.principal, linked);
         if !refused.is_empty() {
             notices.push(Notice::NotLinked(refused));
         }
         notices.extend(mentions.and_then(|mentions| outside(&mentions, &published)));
-        (snapshot, Ok((published, notices)))
+        Ok((published, notices))
     }
 
     fn limit_files<T>(&self, files: &mut Vec<T>, what: &str, refused: &mut Vec<String>) {
@@ -225,7 +226,7 @@ impl CallEngine {
     fn unpack(&self, input: &PublishInput, refused: &mut Vec<String>) -> Vec<Place> {
         let mut files = artifacts::embedded(&input.result);
         self.limit_files(&mut files, "more files in the answer", refused);
-        let (mut places, mut used) = (Vec::new(), input.before.usage.bytes);
+        let (mut places, mut used) = (Vec::new(), input.before.bytes);
         let limit = self.disk.limit(&input.principal, input.folder.job.id());
         for file in files {
             used = used.saturating_add(file.bytes.len() as u64);
@@ -370,15 +371,26 @@ pub(super) struct Folder {
     pub lease: Lease,
     /// Its paths as seen by its children.
     pub paths: JobFolderPaths,
-    /// The last snapshot.
-    pub files: Arc<Mutex<Snapshot>>,
+    /// Its files.
+    pub files: Arc<Mutex<TrackedFiles>>,
+}
+
+/// The folder before the call.
+pub(super) struct Before {
+    /// It exceeded the limits of a scan.
+    pub over: bool,
+    /// Its `home/` or `tmp/` exceeded them.
+    pub over_aside: bool,
+    /// Its disk usage.
+    pub bytes: u64,
+    /// The files that the call changed before it released its turn: they still count as its own.
+    pub changed: Vec<Place>,
 }
 
 /// A call whose files are to be published.
 pub(super) struct PublishInput {
     pub folder: Folder,
-    /// The snapshot before the call.
-    pub before: Snapshot,
+    pub before: Before,
     pub principal: Principal,
     pub spec: Arc<ServerSpec>,
     pub tool: Box<str>,
@@ -431,7 +443,7 @@ impl CallEngine {
         let limit = self.disk.limit(owner, job);
         if let Some(what) = &after.over_aside {
             let why = format!("{what}: {}", self.way_out());
-            if input.may_be_full() || before.over_aside.is_some() {
+            if input.may_be_full() || before.over_aside {
                 return Ok(Some(Notice::NotLinked(vec![why])));
             }
             return Err(CallError::DiskFull(why));
@@ -439,7 +451,7 @@ impl CallEngine {
         if used <= limit.bytes {
             return Ok(None);
         }
-        if input.may_be_full() || used <= before.usage.bytes {
+        if input.may_be_full() || used <= before.bytes {
             return Ok(Some(Notice::Full { used, limit }));
         }
         Err(CallError::DiskFull(self.too_much(&limit, after)))
@@ -479,13 +491,19 @@ impl CallEngine {
 
     /// Takes a new snapshot of a folder, so that the next call is judged by its own changes.
     pub(super) async fn scan_again(self: &Arc<Self>, workspace: &Workspace) {
-        let mut seen = workspace.files.lock().await;
+        let mut files = workspace.files.clone().lock_owned().await;
         let (job, limits) = (workspace.job.clone(), snapshot_limits(&self.settings));
-        match blocking(move || Snapshot::look(&job, &limits)).await {
-            Ok(now) => *seen = now,
-            Err(SnapshotError::Io(error)) => tracing::debug!(%error, "folder not scanned"),
-            Err(_) => *seen = Snapshot::over(),
-        }
+        blocking(move || {
+            match files.look(&job, &limits) {
+                Ok(()) => {}
+                Err(SnapshotError::Io(error)) => {
+                    return tracing::debug!(%error, "folder not scanned");
+                }
+                Err(_) => files.set_over(),
+            }
+            files.accept();
+        })
+        .await;
     }
 
     /// A snapshot during a call.

@@ -41,12 +41,12 @@ use super::{
     blocking,
     error::Waited,
     files,
-    files::{Folder, PublishInput, PublishResult, not_in_time, snapshot_limits},
+    files::{Before, Folder, PublishInput, PublishResult, not_in_time, snapshot_limits},
     record,
 };
 use crate::{
     admission::Permit,
-    artifacts::{Place, Snapshot, changed, changed_aside},
+    artifacts::{Place, TrackedFiles},
     child::ChildRequest,
     config::{Lang, Mode, ServerSpec},
     openwebui::{Chat, Event},
@@ -467,7 +467,7 @@ impl Running {
         if replaced && self.call.ask.is_tool_call() {
             // If a scan hangs and holds the lock, the next answer contains the notice.
             if let Ok(seen) = workspace.files.try_lock() {
-                answer.notices.insert(0, files::inventory(&seen));
+                answer.notices.insert(0, files::inventory(seen.now()));
                 workspace.loss_told(&spec.name);
             }
         }
@@ -644,7 +644,7 @@ impl Running {
         (incoming, named): (Vec<Incoming>, ChatAttachments),
         permits: &mut CallPermits,
     ) -> Result<Answer, CallError> {
-        let (job, mut seen) = (&held.job, Snapshot::default());
+        let (job, mut seen) = (&held.job, TrackedFiles::default());
         let owner = &self.call.caller.principal;
         let put = self
             .engine
@@ -794,15 +794,18 @@ impl CallPermits {
         let Some(held) = &mut self.held else { return };
         let Some(turn) = held.turn.take() else { return };
         if running.call.ask.is_tool_call() {
-            let mut seen = held.workspace.files.lock().await;
+            let mut files = held.workspace.files.clone().lock_owned().await;
             let job = held.workspace.job.clone();
             let limits = snapshot_limits(&running.engine.settings);
-            let look = move || Snapshot::look(&job, &limits);
+            let look = move || {
+                files.look(&job, &limits).ok()?;
+                let changed = files.changed(&[]);
+                files.accept();
+                Some(changed)
+            };
             // If the folder cannot be scanned now, the scan after the call reports it.
-            if let Ok(Ok(now)) = tokio::task::spawn_blocking(look).await {
-                held.changed.extend(changed(&seen, &now));
-                held.changed.extend(changed_aside(&seen, &now));
-                *seen = now;
+            if let Ok(Some((files, aside))) = tokio::task::spawn_blocking(look).await {
+                held.changed.extend(files.into_iter().chain(aside));
             }
         }
         drop(turn);
@@ -836,19 +839,22 @@ impl CallPermits {
             // A `stateless` call has its own folder.
             return self.shared.is_none().then_some(0);
         };
-        let seen = held.workspace.files.try_lock().ok()?;
+        let files = held.workspace.files.try_lock().ok()?;
+        let seen = files.now();
         let known = !seen.over && seen.over_aside.is_none();
-        known.then(|| seen.usage.bytes)
+        known.then_some(seen.usage.bytes)
     }
 
-    /// The snapshot before the call, given the last one: without the files that the call changed before
-    /// it released its turn.
-    fn before(&self, seen: &Snapshot) -> Snapshot {
-        let mut before = seen.clone();
-        for path in self.held.iter().flat_map(|held| &held.changed) {
-            before.forget(path);
+    /// The folder before the call, given its files at the last look.
+    fn before(&self, files: &TrackedFiles) -> Before {
+        let seen = files.now();
+        let held = self.held.iter();
+        Before {
+            over: seen.over,
+            over_aside: seen.over_aside.is_some(),
+            bytes: seen.usage.bytes,
+            changed: held.flat_map(|held| held.changed.clone()).collect(),
         }
-        before
     }
 }
 

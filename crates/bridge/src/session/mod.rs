@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use workspace::Ending;
 
 use crate::{
-    artifacts::{Limits, SnapshotError},
+    artifacts::{Limits, SnapshotError, Watcher},
     child::Children,
     telemetry::Metrics,
 };
@@ -108,6 +108,7 @@ pub struct Sessions {
     settings: SessionSettings,
     children: Arc<Children>,
     store: Arc<ChatStore>,
+    watcher: Option<Arc<Watcher>>,
     workspaces: Mutex<HashMap<WorkspaceKey, Arc<Entry>>>,
     population: Arc<Population>,
     /// Warm children.
@@ -156,6 +157,7 @@ impl Sessions {
             settings,
             children,
             store,
+            watcher: Watcher::new(),
             workspaces: Mutex::default(),
             population,
             pool,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     admission,
-    artifacts::{Snapshot, SnapshotError},
+    artifacts::TrackedFiles,
     child::ChildRequest,
     config::{Mode, ServerSpec, Transport, WorkspaceScope},
 };
@@ -126,10 +126,9 @@ impl Sessions {
             Acquired::Elsewhere(holder) => return Err(SessionError::Elsewhere(holder)),
         };
         let (job, lease) = (found.job, found.lease);
-        let files = match Snapshot::look(&job, &self.settings.snapshot) {
+        let watcher = self.watcher.clone();
+        let files = match TrackedFiles::open(watcher, &job, &self.settings.snapshot) {
             Ok(files) => files,
-            // Opened nevertheless, because only a tool can delete the superfluous files.
-            Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) => Snapshot::over(),
             Err(failure) => {
                 if let Err(error) = store.release(&lease) {
                     tracing::warn!(job = ?job.id(), %error, "lease not released");
@@ -445,7 +444,8 @@ impl Sessions {
         // As if the first call had started the child: the files that the child has written are new to
         // that call.
         let lease = (parts.held.lease, held_at);
-        let workspace = Workspace::new(address.key, parts.held.job, lease, Snapshot::default(), []);
+        let files = TrackedFiles::new(self.watcher.clone());
+        let workspace = Workspace::new(address.key, parts.held.job, lease, files, []);
         let session = Arc::new(Session::new(
             parts.child,
             child.spec.clone(),
@@ -802,7 +802,7 @@ mod tests {
             std::fs::write(work.join(name), "").unwrap();
         }
         let opened = open(&sessions).await.unwrap();
-        assert!(opened.files.lock().await.over);
+        assert!(opened.files.lock().await.now().over);
         drop(opened);
         close(&sessions).await;
     }

@@ -25,7 +25,7 @@ use tokio::{
 use super::Sessions;
 use crate::{
     admission::Permit,
-    artifacts::Snapshot,
+    artifacts::TrackedFiles,
     config::{ServerSpec, SpecVersion, Transport},
     telemetry::Live,
 };
@@ -39,7 +39,7 @@ pub struct Workspace {
     /// The lease of the folder.
     pub lease: Lease,
     /// Its files after the last call; held while they are read again.
-    pub files: Arc<tokio::sync::Mutex<Snapshot>>,
+    pub files: Arc<tokio::sync::Mutex<TrackedFiles>>,
     order: Arc<RwLock<()>>,
     /// Held by the end of a session that began in a call's turn and may take longer.
     ending: Arc<tokio::sync::Mutex<()>>,
@@ -103,7 +103,7 @@ impl Workspace {
         key: WorkspaceKey,
         job: Job,
         (lease, held_at): (Lease, BootTime),
-        files: Snapshot,
+        files: TrackedFiles,
         worked_before: impl IntoIterator<Item = String>,
     ) -> Self {
         Self {
