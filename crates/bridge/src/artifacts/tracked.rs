@@ -163,6 +163,7 @@ impl TrackedFiles {
     /// Adds a file of `work/` that no call created, so that it is not new for the next call.
     pub fn note(&mut self, work: &Path, path: &RelativePath) -> io::Result<()> {
         self.now.note(work, path)?;
+        *self.entries.entry(Area::Work).or_default() += 1;
         self.earlier.remove(&Place::work(path.clone()));
         Ok(())
     }
@@ -605,8 +606,8 @@ impl Watches {
             return;
         };
         let Some(name) = name else {
-            let gone = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT;
-            events.doubt |= folder.is_none() && what.intersects(gone);
+            let changed = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::ATTRIB;
+            events.doubt |= folder.is_none() && what.intersects(changed);
             if what.contains(ReadFlags::IGNORED) {
                 events.descriptors.remove(&descriptor);
                 self.folders.remove(&descriptor);
@@ -842,6 +843,10 @@ mod tests {
             .unwrap();
         files.look(&job, &Limits::default()).unwrap();
         assert_eq!(files.changed(&[]).0, []);
+        for name in ["a", "b"] {
+            fs::remove_file(job.work().join(name)).unwrap();
+        }
+        assert_eq!(look(&mut files, &job), [""; 0]);
     }
 
     #[test]
