@@ -151,7 +151,7 @@ impl ClientProtocol for ModernProtocol {
         match refused(&self.capabilities, &said) {
             None => RequestOutcome::AwaitRetry(said, responder),
             Some((code, why)) => {
-                if !self.capabilities.contains_key(needed) {
+                if code == code::METHOD_NOT_FOUND {
                     self.missing.lock().insert(needed.to_owned(), json!({}));
                 }
                 responder.refuse(code, &why);

@@ -362,13 +362,15 @@ impl Relay {
     }
 }
 
-/// The error for a child's request that needs a capability which the client did not declare. The call continues.
+/// The error for a child's request that needs a capability which the client did not declare
+/// (`METHOD_NOT_FOUND`), or a mode that it does not have. The call continues.
 pub fn refused(capabilities: &Map<String, Value>, said: &Said) -> Option<(i64, String)> {
     let needed = needed(&said.method)?;
     if can_answer(capabilities, needed, said.params.as_ref()) {
         return None;
     }
-    Some(if capabilities.contains_key(needed) {
+    let declared = capabilities.get(needed).is_some_and(|said| !said.is_null());
+    Some(if declared {
         let why = format!("this client does not support this mode of {needed}");
         (code::INVALID_PARAMS, why)
     } else {
