@@ -1,5 +1,6 @@
 """A call of an open chat: in folders of several sizes, when it saves a file, and with excel."""
 
+import itertools
 import json
 import tempfile
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ HEADS = ["", "p50 ms", "p99 ms", "CPU ms/call", "errors"]
 FILES = [0, 1_000, 10_000]  # in the folder
 SAVED = {"10 KB": 10_000, "20 MB": 20_000_000}
 ROWS = [[f"r{row}c{column}" for column in range(5)] for row in range(20)]
+USERS = itertools.count(1)
 BOOK = {"path": "report.xlsx", "sheet": "Sales", "at": "A1", "rows": ROWS}
 
 
@@ -69,10 +71,10 @@ def measure(bench):
 
 def chat_with(bridge, files):
     """The headers of a chat whose folder has so many files, which no call changes any more."""
-    chat_with.last = getattr(chat_with, "last", 0) + 1
-    chat = {"X-OpenWebUI-User-Id": f"user-{chat_with.last}", "X-OpenWebUI-Chat-Id": "chat"}
+    user = f"user-{next(USERS)}"
+    chat = {"X-OpenWebUI-User-Id": user, "X-OpenWebUI-Chat-Id": "chat"}
     # Its name tells the folder from those of warm processes.
-    name = f"of-user-{chat_with.last}"
+    name = f"of-{user}"
     asked(bridge, chat, "child/write", {"name": name, "bytes": 1})
     (file,) = (bridge.folder / "jobs").glob(f"*/work/{name}")
     work = file.parent

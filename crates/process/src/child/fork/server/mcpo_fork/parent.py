@@ -37,7 +37,7 @@ class Parent:
         if len(sys.argv) > 1:
             begin, names, excluded, number, self.supervisor = read_restart_file()
             self.set_up(begin)
-            if self.supervisor is None:
+            if self.supervisor is None:  # only compared with its parent: it forks nothing
                 self.import_to_compare(names, excluded)
             os.set_inheritable(self.supervisor, False)
             self.prepare(names, excluded, number)

@@ -4,8 +4,8 @@ import os
 import sys
 import types
 
-from .randomness import reseed
 from .imports import ImportRecorder
+from .randomness import reseed
 
 
 def decode_pairs(pairs):

@@ -36,7 +36,7 @@ def patch(exclusions):
     os.urandom = watched(os.urandom)
     if hasattr(os, "getrandom"):
         os.getrandom = watched(os.getrandom)
-    import random  # it keeps a reference to `os.urandom`
+    import random  # after the replacement: it keeps a reference to `os.urandom`
 
     seed = random.Random.seed
 
